@@ -1,0 +1,69 @@
+# Each target sets up what it needs in .venv, with the versions of constraints.txt. Pass arguments on
+# with ARGS, as in `make test ARGS="-k layouts"`; DEBUG=1 builds the kernels for a debugger.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+comma := ,
+SOURCES := setup.py pyproject.toml $(shell find csrc)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench build clean FORCE
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with and without the AMD loss
+	$(BIN)/python -m amd_fused.distill $(ARGS)
+
+test: $(STAMPS)/test-distill ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/dev-distill ## check format, style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of memory
+	$(BIN)/python -m benchmarks $(ARGS)
+
+build: $(STAMPS)/build ## install the package in place, its kernels compiled
+
+clean: ## remove .venv, build outputs and caches
+	rm -rf $(VENV) build dist *.egg-info amd_fused/_build.json amd_fused/_*.so
+	rm -rf .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv constraints.txt
+	@echo "Installing torch and what the kernels are built with (a minute or more)"
+	@$(PIP) torch setuptools ninja
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/torch $(STAMPS)/settings $(SOURCES)
+	@echo "Compiling the kernels (a minute or so)"
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -W ignore -c 'import amd_fused; print("Backend cpp:", amd_fused.backends()["cpp"])'
+	@touch $@
+
+# The extras of a stamp's name, with - between them.
+$(STAMPS)/distill $(STAMPS)/test-distill $(STAMPS)/dev-distill $(STAMPS)/bench: \
+		$(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/build
+	@echo "Installing the extras: $(subst -, and ,$*)"
+	@$(PIP) --no-build-isolation --editable '.[$(subst -,$(comma),$*)]'
+	@touch $@
+
+# Changes with the settings, so that `make build DEBUG=1` builds again, and `make build` once a compiler
+# was installed.
+$(STAMPS)/settings: FORCE | $(STAMPS)/venv
+	@echo 'DEBUG=$(DEBUG) AMD_FUSED_CPP=$(AMD_FUSED_CPP) CXX=$(CXX)' > $@.new
+	@command -v c++ g++ clang++ >> $@.new || true
+	@cmp -s $@.new $@ || cp $@.new $@

@@ -1,0 +1,104 @@
+"""Which implementation can run here, and which one a call gets."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from amd_fused import _build_info
+from amd_fused._checks import BACKENDS
+
+ENVIRONMENT_VARIABLE = "AMD_FUSED_BACKEND"
+# The order in which "auto" tries them, by the tensors' device type.
+_AUTO_ORDER = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpp", "reference")}
+_DEVICES = {"triton": ("cuda",), "cuda": ("cuda",), "cpp": ("cpu",)}
+
+
+def backends() -> dict[str, str]:
+    """Each backend with ``"usable"``, or ``"not usable, because ..."`` and what to do about it.
+
+    >>> amd_fused.backends()["reference"]
+    'usable'
+    """
+    return {name: _state(name) for name in BACKENDS if name != "auto"}
+
+
+@torch.compiler.assume_constant_result
+def choose(owner: str, backend: str, device_type: str) -> str:
+    """The backend that a call runs on: a named one or an error; only "auto" may choose.
+
+    Args:
+        owner: the function's name, for messages.
+        backend: what the caller asked for; "auto" reads the environment variable AMD_FUSED_BACKEND.
+        device_type: of the input tensors.
+
+    Raises:
+        RuntimeError: the named backend cannot run here, or not on this device.
+    """
+    if backend == "auto":
+        backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
+        if backend not in BACKENDS:
+            raise ValueError(
+                f"{owner}: the environment variable {ENVIRONMENT_VARIABLE} must be one of "
+                f"{', '.join(BACKENDS)}, got {backend!r}"
+            )
+    if backend == "auto":
+        order = _AUTO_ORDER.get(device_type, ("reference",))
+        chosen = next(name for name in order if _state(name) == "usable")
+        if chosen == "reference":
+            _warn_reference(owner, device_type)
+        return chosen
+    state = _state(backend)
+    if state != "usable":
+        raise RuntimeError(f"{owner}: backend {backend!r} is {state}")
+    devices = _DEVICES.get(backend, (device_type,))
+    if device_type not in devices:
+        raise RuntimeError(
+            f"{owner}: backend {backend!r} runs on {' or '.join(devices)} tensors, got tensors on "
+            f'{device_type}; use backend="auto" or move the tensors'
+        )
+    return backend
+
+
+@cache
+def cpp_load_error() -> str:
+    """Loads the C++ library and its operators, once. Empty if that worked, else why it did not."""
+    library = Path(__file__).with_name("_cpp.so")
+    if not library.exists():
+        return f"the extension was not built: {_build_info.why_not_built('cpp')}"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return (
+            f"{library.name} does not load into torch {torch.__version__} ({error}); "
+            f"run `{_build_info.REBUILD}` in the source folder"
+        )
+    return ""
+
+
+def _state(name: str) -> str:
+    if name == "reference":
+        return "usable"
+    if name == "cpp":
+        error = cpp_load_error()
+        return f"not usable, because {error}" if error else "usable"
+    return f"not usable, because this version of amd_fused has no {name} kernels yet"
+
+
+@cache
+def _warn_reference(owner: str, device_type: str) -> None:
+    """Once for each function and device type."""
+    reasons = "; ".join(
+        f"{name}: {_state(name)}"
+        for name in _AUTO_ORDER.get(device_type, ())
+        if name != "reference"
+    )
+    warnings.warn(
+        f"{owner}: no fused backend for {device_type} tensors, using the plain PyTorch reference, "
+        f"which is several times slower ({reasons or 'none is written for this device'})",
+        stacklevel=5,
+    )

@@ -1,0 +1,184 @@
+"""Every argument check and message: "<owner>: <arg> must be <rule>, got <value>", with the
+remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
+
+
+def positive(owner: str, name: str, value: Any) -> None:
+    """A finite number > 0."""
+    _number(owner, name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
+
+
+def non_negative(owner: str, name: str, value: Any) -> None:
+    """A finite number >= 0."""
+    _number(owner, name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
+
+
+def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> None:
+    """One of a few strings."""
+    if value not in options:
+        listed = ", ".join(repr(o) for o in options)
+        raise ValueError(f"{owner}: {name} must be one of {listed}, got {value!r}")
+
+
+def amd_options(
+    owner: str,
+    *,
+    margin: Any,
+    scale: Any,
+    local_weight: Any,
+    formula: Any,
+    component_weights: Any,
+    mask_threshold: Any,
+    layer_weights: Any,
+    eps: Any,
+    reduction: Any,
+    align: Any,
+    backend: Any,
+) -> None:
+    """The options of ``amd_loss``, apart from what depends on the features."""
+    positive(owner, "margin", margin)
+    positive(owner, "scale", scale)
+    _number(owner, "local_weight", local_weight)
+    if not 0 <= local_weight <= 1:
+        raise ValueError(f"{owner}: local_weight must be between 0 and 1, got {local_weight}")
+    choice(owner, "formula", formula, ("paper", "released"))
+    _weights(owner, "component_weights", component_weights)
+    if len(component_weights) != 3:
+        raise ValueError(
+            f"{owner}: component_weights must be three numbers, for the terms g, p and n of Eq. 7, "
+            f"got {len(component_weights)}"
+        )
+    if mask_threshold is not None:
+        _number(owner, "mask_threshold", mask_threshold)
+        if not 0 <= mask_threshold < 1:
+            raise ValueError(
+                f"{owner}: mask_threshold must be None or in [0, 1), got {mask_threshold}"
+            )
+    if layer_weights is not None:
+        _weights(owner, "layer_weights", layer_weights)
+    non_negative(owner, "eps", eps)
+    choice(owner, "reduction", reduction, ("mean", "batchmean", "none"))
+    choice(owner, "align", align, ("error", "adaptive_avg"))
+    choice(owner, "backend", backend, BACKENDS)
+
+
+def feature_pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    *,
+    local_weight: float,
+    layer_weights: Sequence[float] | None,
+    align: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of matching [B, C, H, W] tensors."""
+    if isinstance(student, Tensor) != isinstance(teacher, Tensor):
+        raise TypeError(
+            f"{owner}: student and teacher must both be a tensor or both a sequence of tensors, "
+            f"got {_kind(student)} and {_kind(teacher)}"
+        )
+    students = _tensors(owner, "student", student)
+    teachers = _tensors(owner, "teacher", teacher)
+    if len(students) != len(teachers):
+        raise ValueError(
+            f"{owner}: student and teacher must have the same number of feature maps, "
+            f"got {len(students)} and {len(teachers)}"
+        )
+    if layer_weights is not None and len(layer_weights) != len(students):
+        raise ValueError(
+            f"{owner}: layer_weights must have one weight for each of the {len(students)} layer "
+            f"pairs, got {len(layer_weights)}"
+        )
+    first = students[0]
+    for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
+        _feature(owner, f"student[{i}]", a_s)
+        _feature(owner, f"teacher[{i}]", a_t)
+        for name, a in ((f"student[{i}]", a_s), (f"teacher[{i}]", a_t)):
+            if a.shape[0] != first.shape[0]:
+                raise ValueError(
+                    f"{owner}: {name} must have the batch size of student[0] ({first.shape[0]}), "
+                    f"got {a.shape[0]}: shape {tuple(a.shape)}"
+                )
+            if a.device != first.device:
+                raise ValueError(
+                    f"{owner}: {name} must be on the device of student[0] ({first.device}), "
+                    f"got {a.device}; move it with .to(...)"
+                )
+        if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
+            raise ValueError(
+                f"{owner}: student[{i}] and teacher[{i}] must have the same height and width, "
+                f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
+                "the larger one"
+            )
+        smallest = min(*a_s.shape[2:], *a_t.shape[2:])
+        if local_weight > 0 and smallest < 2:
+            raise ValueError(
+                f"{owner}: student[{i}] and teacher[{i}] must have height and width >= 2 for the "
+                f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
+                f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
+            )
+    return students, teachers
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _number(owner: str, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
+        raise TypeError(f"{owner}: {name} must be a number, got {_kind(value)}")
+
+
+def _weights(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{owner}: {name} must be a list or tuple of numbers, got {_kind(value)}")
+    for i, weight in enumerate(value):
+        non_negative(owner, f"{name}[{i}]", weight)
+
+
+def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{owner}: {name} must be a tensor or a list or tuple of tensors, got {_kind(value)}"
+        )
+    if not value:
+        raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
+    return list(value)
+
+
+def _feature(owner: str, name: str, a: Any) -> None:
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{owner}: {name} must be a tensor, got {_kind(a)}")
+    if a.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{owner}: {name} must have dtype float32, float16, bfloat16 or float64, got {a.dtype}"
+        )
+    if a.layout != torch.strided:
+        raise TypeError(
+            f"{owner}: {name} must be a dense (strided) tensor, got layout {a.layout}; "
+            "convert it with .to_dense()"
+        )
+    if a.ndim != 4:
+        raise ValueError(
+            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
+        )
+    for axis, size in zip("BCHW", a.shape, strict=True):
+        if size < 1:
+            raise ValueError(f"{owner}: {name} must have {axis} >= 1, got shape {tuple(a.shape)}")

@@ -1,0 +1,62 @@
+// Picks the kernels by the CPU that the library runs on, not the one it was built on.
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "amd_job.h"
+
+namespace amd_fused {
+namespace {
+
+struct Table {
+  Kernels<float> f32{};
+  Kernels<double> f64{};
+  const char* isa = "baseline";
+
+  Table() {
+    // For tests and bug reports: a narrower set than the CPU has, never a wider one.
+    const char* limit = std::getenv("AMD_FUSED_CPU_ISA");
+    const std::string wanted = limit ? limit : "avx512";
+    if (wanted != "baseline" && wanted != "avx2" && wanted != "avx512")
+      throw std::runtime_error(
+          "amd_fused: the environment variable AMD_FUSED_CPU_ISA must be one of baseline, avx2, "
+          "avx512, got '" +
+          wanted + "'");
+    baseline::fill_kernels(&f32, &f64);
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                          __builtin_cpu_supports("f16c");
+    const bool has_avx512 =
+        has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (has_avx512 && wanted == "avx512") {
+      avx512::fill_kernels(&f32, &f64);
+      isa = "avx512";
+    } else if (has_avx2 && wanted != "baseline") {
+      avx2::fill_kernels(&f32, &f64);
+      isa = "avx2";
+    }
+#endif
+  }
+};
+
+const Table& table() {
+  static const Table instance;
+  return instance;
+}
+
+}  // namespace
+
+template <>
+const Kernels<float>& kernels<float>() {
+  return table().f32;
+}
+template <>
+const Kernels<double>& kernels<double>() {
+  return table().f64;
+}
+const char* kernels_isa() { return table().isa; }
+
+}  // namespace amd_fused

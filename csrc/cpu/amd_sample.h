@@ -1,0 +1,204 @@
+// The loss of one sample of one layer pair, from its two attention maps to d loss / d f: a few
+// passes over buffers that stay in the caches, each over chunks, each returning sums in double
+// precision. Chunks and the order of the sums depend on the shape alone, so results are bitwise the
+// same for any number of threads.
+#pragma once
+
+#include "amd_job.h"
+#include "amd_math.h"
+
+namespace amd_fused {
+namespace AMD_ISA {
+
+// Section 4.2: ||f||, as a sum of squares.
+template <typename T>
+Sums square_sums(const Job<T>& job, const Chunk& chunk) {
+  Vec<T> sum[2] = {};
+  for (int64_t i = chunk.begin; i < chunk.begin + chunk.length; i += kLanes<T>)
+    for (int side = 0; side < 2; ++side) {
+      Vec<T> f = load<T>(job.f[side] + i);  // padding is 0
+      sum[side] += f * f;
+    }
+  return {{horizontal_sum<T>(sum[0]), horizontal_sum<T>(sum[1])}};
+}
+
+// f to g, n (and t for the released formula) and dg/dq. Padding becomes 0 in every map.
+template <typename T, bool kReleased, bool kDirect>
+Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
+  constexpr int kL = kLanes<T>;
+  const Settings<T>& o = *job.settings;
+  Vec<T> sum[2][kTerms] = {};
+  for (int64_t i = 0; i < chunk.length; i += kL) {
+    const IntVec<T> valid = first_lanes<T>(chunk.length - i);
+    const Vec<T> zero = {};
+    for (int side = 0; side < 2; ++side) {
+      const int64_t at = chunk.begin + i;
+      Vec<T> f = load<T>(job.f[side] + at);
+      // derived: n = 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is
+      // near 1. An all-zero map with eps = 0 has inverse_norm 0, q = 0 and n = 1.
+      Vec<T> all = job.inverse_norm[side] == 0
+                       ? f - f + T(1)
+                       : ((job.norm[side] - f) + T(o.eps)) * job.inverse_norm[side];
+      Cosine<T> t;
+      if (kDirect)
+        cos_margin_direct<T>((const T*)&all, o.margin, (T*)&t.value, (T*)&t.slope);
+      else
+        t = cos_margin_polynomial<T>(all, o.coefficients, o.degree);
+      // Section 5.6.1. NaN is kept, so that it reaches the loss.
+      const IntVec<T> masked = all <= o.mask_threshold;
+      Vec<T> n = masked ? zero : all;
+      LogSigmoid<T> log = log_sigmoid<T>(o.scale * (t.value - n));  // Eq. 6
+      // dz/dq = s (dt/dq - dn/dq), dn/dq = -1 or 0.
+      Vec<T> slope = log.slope * o.scale * (t.slope + (masked ? zero : splat<T>(1)));
+      n = valid ? n : zero;
+      Vec<T> g = valid ? log.value : zero;
+      store<T>(job.g[side] + at, g);
+      store<T>(job.n[side] + at, n);
+      store<T>(job.slope_g[side] + at, slope);
+      Vec<T> p = f * job.inverse_norm[side];
+      if (kReleased) {
+        p = valid ? t.value : zero;
+        store<T>(job.p[side] + at, p);
+        store<T>(job.slope_p[side] + at, t.slope);
+      }
+      sum[side][0] += g * g;
+      sum[side][1] += p * p;
+      sum[side][2] += n * n;
+    }
+  }
+  Sums sums;
+  for (int side = 0; side < 2; ++side)
+    for (int x = 0; x < kTerms; ++x) sums.of[side * kTerms + x] = horizontal_sum<T>(sum[side][x]);
+  return sums;
+}
+
+template <typename T>
+Sums evaluate(const Job<T>& job, const Chunk& chunk) {
+  const bool direct = job.settings->degree < 0;
+  if (job.settings->released)
+    return direct ? evaluate_form<T, true, true>(job, chunk)
+                  : evaluate_form<T, true, false>(job, chunk);
+  return direct ? evaluate_form<T, false, true>(job, chunk)
+                : evaluate_form<T, false, false>(job, chunk);
+}
+
+template <typename T>
+struct Terms {
+  Vec<T> x[kTerms];  // g, p, n
+};
+
+template <typename T, bool kReleased>
+AMD_INLINE Terms<T> load_terms(const Job<T>& job, int side, int64_t at) {
+  Vec<T> p =
+      kReleased ? load<T>(job.p[side] + at) : load<T>(job.f[side] + at) * job.inverse_norm[side];
+  return {{load<T>(job.g[side] + at), p, load<T>(job.n[side] + at)}};
+}
+
+// Eq. 7: D_x, squared differences of the normalised maps.
+template <typename T, bool kReleased>
+Sums distances_form(const Job<T>& job, const Chunk& chunk) {
+  const auto& local = job.quadrant_inverse[chunk.quadrant];
+  Vec<T> whole[kTerms] = {}, quadrant[kTerms] = {};
+  for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
+    Terms<T> s = load_terms<T, kReleased>(job, kStudent, at);
+    Terms<T> t = load_terms<T, kReleased>(job, kTeacher, at);
+    for (int x = 0; x < kTerms; ++x) {
+      Vec<T> d = s.x[x] * job.inverse[kStudent][x] - t.x[x] * job.inverse[kTeacher][x];
+      Vec<T> e = s.x[x] * local[kStudent][x] - t.x[x] * local[kTeacher][x];
+      whole[x] += d * d;
+      quadrant[x] += e * e;
+    }
+  }
+  Sums sums;
+  for (int x = 0; x < kTerms; ++x) {
+    sums.of[x] = horizontal_sum<T>(whole[x]);
+    sums.of[kTerms + x] = horizontal_sum<T>(quadrant[x]);
+  }
+  return sums;
+}
+
+template <typename T>
+Sums distances(const Job<T>& job, const Chunk& chunk) {
+  return job.settings->released ? distances_form<T, true>(job, chunk)
+                                : distances_form<T, false>(job, chunk);
+}
+
+// Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^), d = x^ - x^_other.
+// derived: d . x^ = (D + |x^|^2 - |x^_other|^2) / 2, which is D/2 where both are unit vectors.
+// Where the own norm is below its floor, x^ = x / 1e-12 and the projection is absent. One position
+// alone has x^ = +-1: no gradient.
+template <typename T>
+struct Pull {
+  T own, other, factor, projection;
+
+  Pull(double weight, int64_t positions, T own_inverse, T other_inverse, double distance,
+       double own_length, double other_length)
+      : own(own_inverse),
+        other(other_inverse),
+        factor(positions == 1 && own_length == 1 ? T(0) : T(2 * weight * own_inverse)),
+        projection(own_length == 1 ? T((distance + (1 - other_length)) / 2) : T(0)) {}
+
+  AMD_INLINE Vec<T> on(Vec<T> x_own, Vec<T> x_other) const {
+    Vec<T> normalised = x_own * own;
+    return ((normalised - x_other * other) - normalised * projection) * factor;
+  }
+};
+
+// derived: u = dL/dq = sum over x and regions of dL/dx dx/dq.
+template <typename T, bool kReleased>
+Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
+  const Cut& cut = *job.cut;
+  const int k = chunk.quadrant, other = 1 - side;
+  const bool local = cut.quadrants > 1;
+  auto whole_pull = [&](int x) {
+    return Pull<T>(cut.weight_whole[x], cut.height * cut.width, job.inverse[side][x],
+                   job.inverse[other][x], job.distance[x], job.length[side][x],
+                   job.length[other][x]);
+  };
+  auto quadrant_pull = [&](int x) {
+    return Pull<T>(cut.weight_quadrant[k][x], cut.length[k], job.quadrant_inverse[k][side][x],
+                   job.quadrant_inverse[k][other][x], job.quadrant_distance[k][x],
+                   job.quadrant_length[k][side][x], job.quadrant_length[k][other][x]);
+  };
+  const Pull<T> whole[kTerms] = {whole_pull(0), whole_pull(1), whole_pull(2)};
+  const Pull<T> quadrant[kTerms] = {quadrant_pull(0), quadrant_pull(1), quadrant_pull(2)};
+  const T threshold = job.settings->mask_threshold;
+  Vec<T> sum = {};
+  for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
+    Terms<T> mine = load_terms<T, kReleased>(job, side, at);
+    Terms<T> theirs = load_terms<T, kReleased>(job, other, at);
+    Vec<T> pull[kTerms];
+    for (int x = 0; x < kTerms; ++x) {
+      pull[x] = whole[x].on(mine.x[x], theirs.x[x]);
+      if (local) pull[x] += quadrant[x].on(mine.x[x], theirs.x[x]);
+    }
+    Vec<T> u = pull[0] * load<T>(job.slope_g[side] + at);
+    u += kReleased ? pull[1] * load<T>(job.slope_p[side] + at) : pull[1];
+    const IntVec<T> masked = mine.x[2] <= threshold;  // there n was set to 0 <= threshold
+    u -= masked ? Vec<T>{} : pull[2];
+    store<T>(job.slope_g[side] + at, u);
+    sum += u * load<T>(job.f[side] + at);
+  }
+  return {{horizontal_sum<T>(sum)}};
+}
+
+template <typename T>
+Sums slopes(const Job<T>& job, const Chunk& chunk, Side side) {
+  return job.settings->released ? slopes_form<T, true>(job, chunk, side)
+                                : slopes_form<T, false>(job, chunk, side);
+}
+
+// derived: dL/df_i = u_i / (||f|| + eps) - (sum_j u_j f_j) / (||f|| + eps)^2 f_i / ||f||.
+template <typename T>
+void map_gradient(const Job<T>& job, const Chunk& chunk, Side side, double sum_uf) {
+  const double inverse = job.inverse_norm[side], norm = job.norm[side];
+  const T direct = T(inverse);
+  const T radial = norm == 0 ? T(0) : T(sum_uf * inverse * inverse / norm);
+  for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
+    Vec<T> u = load<T>(job.slope_g[side] + at);
+    store<T>(job.slope_g[side] + at, u * direct - load<T>(job.f[side] + at) * radial);
+  }
+}
+
+}  // namespace AMD_ISA
+}  // namespace amd_fused

@@ -1,0 +1,269 @@
+"""Builds the kernels that can be built here, with torch's build extension over ninja.
+
+A library that cannot be built is left out and the package still installs: `amd_fused/_build.json`
+keeps the reason, and `amd_fused.backends()` tells it. Environment variables: AMD_FUSED_CPP=0 leaves
+the C++ kernels out, AMD_FUSED_CPP=1 fails where they cannot be built; DEBUG=1 builds for a
+debugger; CXX names the compiler. Everything else about the package is in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import setuptools
+from setuptools.command.build import build
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    raise SystemExit(
+        f"amd_fused: building needs setuptools >= 77, got {setuptools.__version__}; "
+        "run `pip install --upgrade setuptools`"
+    )
+
+from setuptools.command.bdist_wheel import bdist_wheel  # older setuptools has it in another package
+
+ROOT = Path(__file__).parent.resolve()
+PACKAGE = "amd_fused"
+DEBUG = os.environ.get("DEBUG") == "1"
+
+# The oldest torch whose stable ABI the sources may use, as TORCH_TARGET_VERSION wants it.
+MIN_TORCH, TORCH_TARGET_VERSION = (2, 10), "0x020a000000000000"
+
+# No -march=native: the sources choose the vector width when they run. No -ffast-math: NaN and Inf
+# must reach the loss. Nobody reads errno or floating-point traps, and they would bar vectorisation.
+CXX_FLAGS = ["-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra"]
+CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+CXX_FLAGS += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
+
+
+class CannotBuildError(Exception):
+    """Why a library cannot be built here, and what would change that."""
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(f"{why}; {remedy}")
+        self.why, self.remedy = why, remedy
+
+
+def wish(library: str) -> str:
+    """ "0", "1" or "auto": what the environment says about building a library."""
+    variable = f"AMD_FUSED_{library.upper()}"
+    value = os.environ.get(variable) or "auto"
+    if value not in ("0", "1", "auto"):
+        raise SystemExit(f"amd_fused: {variable} must be 0, 1 or auto, got {value!r}")
+    return value
+
+
+def find_compiler() -> str:
+    """The C++ compiler's command: CXX, else the first usual name on the PATH."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    for name in names:
+        if shutil.which(shlex.split(name)[0]):
+            return name
+    raise CannotBuildError(
+        f"no C++ compiler was found (looked for {', '.join(names)})",
+        "install g++ or clang++, or name yours in CXX",
+    )
+
+
+def import_torch() -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise CannotBuildError(
+            f"the build environment had no {error.name} (unless --no-build-isolation is given, pip "
+            "hides the installed one from the build)",
+            f"make sure that {error.name} is installed",
+        ) from None
+    # A torch that is there but broken raises whatever its loader raises.
+    except Exception as error:
+        raise CannotBuildError(
+            f"torch could not be imported when it was built ({error})", "mend torch"
+        ) from error
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
+        raise CannotBuildError(
+            f"it needs torch >= {'.'.join(map(str, MIN_TORCH))}, got {torch.__version__}",
+            "upgrade torch",
+        )
+    return torch
+
+
+def cpp_extension() -> setuptools.Extension:
+    """csrc/cpu as a library of operators for torch.ops.load_library. Holds no Python symbol.
+
+    Raises:
+        CannotBuildError: here it cannot be built.
+    """
+    if wish("cpp") == "0":
+        raise CannotBuildError("AMD_FUSED_CPP=0 was set when it was built", "unset AMD_FUSED_CPP")
+    if sys.platform == "win32":
+        raise CannotBuildError(
+            "it uses vector types of GCC and Clang, which MSVC lacks", "use Linux, macOS or WSL"
+        )
+    os.environ["CXX"] = find_compiler()  # torch compiles and setuptools links: both with this one
+    import_torch()
+    from torch.utils.cpp_extension import CppExtension
+
+    sources = ROOT / "csrc" / "cpu"
+    return CppExtension(
+        f"{PACKAGE}._cpp",
+        sorted(str(path.relative_to(ROOT)) for path in sources.glob("*.cpp")),
+        include_dirs=[str(sources)],
+        depends=sorted(str(path.relative_to(ROOT)) for path in sources.glob("*.h")),
+        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
+        extra_compile_args=CXX_FLAGS,
+        py_limited_api=True,  # does not link libtorch_python
+    )
+
+
+LIBRARIES = {"cpp": cpp_extension}
+
+# What amd_fused/_build.json will say of each library.
+record: dict[str, dict[str, Any]] = {}
+
+
+def declare_extensions() -> list[setuptools.Extension]:
+    extensions = []
+    for library, declare in LIBRARIES.items():
+        try:
+            extensions.append(declare())
+            record[library] = {"built": True, "torch": import_torch().__version__}
+        except CannotBuildError as error:
+            record[library] = {"built": False, "why": error.why, "remedy": error.remedy}
+    return extensions
+
+
+def library_of(extension: setuptools.Extension) -> str:
+    return extension.name.rpartition("._")[2]
+
+
+def attempt(action: Callable[[], None]) -> tuple[Exception | None, str]:
+    """Runs it. Returns what it raised, if anything, and what it and its children printed."""
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        terminal = os.dup(1), os.dup(2)
+        with subprocess.Popen(["tee", log.name], stdin=subprocess.PIPE) as tee:
+            assert tee.stdin is not None
+            for stream in (1, 2):
+                os.dup2(tee.stdin.fileno(), stream)
+            error = None
+            try:
+                action()
+            except Exception as raised:
+                error = raised
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                for stream, original in zip((1, 2), terminal, strict=True):
+                    os.dup2(original, stream)
+                    os.close(original)
+        return error, log.read()
+
+
+def build_ext_command() -> type[setuptools.Command]:
+    """torch's build command, which survives and records a failing compiler. Needs torch."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    # `python -m pip` outside an activated environment has that environment's ninja not on its PATH.
+    with contextlib.suppress(ModuleNotFoundError):
+        import ninja
+
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, os.environ.get("PATH", "")])
+
+    class BuildExt(BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            self.no_python_abi_suffix = True
+            # Not the temporary folder of an editable install: ninja compiles only what changed.
+            self.build_temp = str(ROOT / "build" / ("debug" if DEBUG else "release"))
+
+        def build_extensions(self) -> None:
+            super().build_extensions()
+            self.extensions = [e for e in self.extensions if record[library_of(e)]["built"]]
+
+        def build_extension(self, extension: setuptools.Extension) -> None:
+            error, output = attempt(lambda: super(BuildExt, self).build_extension(extension))
+            if error is None:
+                return
+            library = library_of(extension)
+            if wish(library) == "1":
+                raise error
+            first = re.search(r"^.*\berror\b.*$", output, re.MULTILINE)
+            message = first.group().strip() if first else str(error)
+            record[library] = {
+                "built": False,
+                "why": f"compiling it failed ({message})",
+                "remedy": f"set AMD_FUSED_{library.upper()}=1 to see all that the compiler says",
+            }
+            print(
+                f"\nWARNING: amd_fused: the {library} extension did not compile, see above.\n"
+                "WARNING: amd_fused: the package installs without it, several times slower.\n",
+                file=sys.stderr,
+            )
+
+    return BuildExt
+
+
+class WriteBuildRecord(setuptools.Command):
+    """Writes amd_fused/_build.json beside the package's modules, after all else was built."""
+
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        self.build_lib: str | None = None
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self) -> None:
+        package = (ROOT if self.editable_mode else Path(self.build_lib or "")) / PACKAGE
+        for library, entry in record.items():
+            if not entry["built"] and wish(library) == "1":
+                raise SystemExit(
+                    f"amd_fused: AMD_FUSED_{library.upper()}=1 asks for the {library} extension, "
+                    f"but {entry['why']}; {entry['remedy']}"
+                )
+            # A file left by an earlier build would be loaded although it is not of these sources.
+            for path in package.glob(f"_{library}*.so"):
+                if not entry["built"] or path.name != f"_{library}.so":
+                    path.unlink()
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "_build.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    def get_source_files(self) -> list[str]:
+        return []
+
+    def get_outputs(self) -> list[str]:
+        return [str(Path(self.build_lib or "", PACKAGE, "_build.json"))]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class Build(build):
+    sub_commands: ClassVar = [*build.sub_commands, ("write_build_record", None)]
+
+
+class BdistWheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        # No library holds a Python symbol, and torch's ABI is stable: any Python 3, this platform.
+        return "py3", "none", super().get_tag()[2]
+
+
+# Importing torch takes seconds, and pip asks for the metadata twice before it builds.
+only_metadata = {"dist_info", "egg_info", "sdist"} & set(sys.argv)
+extensions = [] if only_metadata else declare_extensions()
+commands = {"build": Build, "write_build_record": WriteBuildRecord, "bdist_wheel": BdistWheel}
+if extensions:
+    commands["build_ext"] = build_ext_command()
+setuptools.setup(ext_modules=extensions, cmdclass=commands)

@@ -1,0 +1,265 @@
+"""A named backend runs or says why not; only "auto" chooses; the CPU's instruction set does not show."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from amd_fused import AMDLoss, _backends, amd_loss, backends, reference
+
+S = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+T = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(1))
+VARIABLE = "AMD_FUSED_BACKEND"
+needs_cpp = pytest.mark.skipif(
+    backends()["cpp"] != "usable", reason=f"backend cpp is {backends()['cpp']}"
+)
+
+
+@pytest.fixture(autouse=True)
+def no_preference(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    _backends._warn_reference.cache_clear()
+
+
+@pytest.fixture
+def no_cpp(monkeypatch):
+    """As where the extension was not built."""
+    why = "the extension was not built: there is no compiler; install g++"
+    monkeypatch.setattr(_backends, "cpp_load_error", lambda: why)
+    return why
+
+
+def is_from_reference(loss: Tensor) -> bool:
+    """The fused forward pass runs as one operator, and the graph shows it."""
+    pending, names = [loss.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is not None:
+            names.add(node.name())
+            pending += [following for following, _ in node.next_functions]
+    return any("CosMargin" in name for name in names)
+
+
+def loss_with(backend: str) -> Tensor:
+    return amd_loss(S.clone().requires_grad_(), T, backend=backend)
+
+
+def test_each_backend_says_whether_it_is_usable():
+    states = backends()
+    assert list(states) == ["triton", "cuda", "cpp", "reference"]
+    assert states["reference"] == "usable"
+    for name, state in states.items():
+        assert state == "usable" or state.startswith("not usable, because "), name
+
+
+def test_a_missing_extension_is_explained(no_cpp):
+    assert backends()["cpp"] == f"not usable, because {no_cpp}"
+    assert backends()["reference"] == "usable"
+
+
+@pytest.mark.parametrize("backend", ["triton", "cuda", "cpp"])
+def test_a_named_backend_that_cannot_run_raises_and_says_why(backend, request):
+    if backend == "cpp":
+        request.getfixturevalue("no_cpp")
+    state = backends()[backend]
+    if state == "usable":  # with a GPU: not on these tensors
+        state = "runs on cuda tensors, got tensors on cpu"
+    for call in (lambda: loss_with(backend), lambda: AMDLoss(backend=backend)(S, T)):
+        with pytest.raises(RuntimeError) as error:
+            call()
+        assert str(error.value).startswith(f"amd_loss: backend {backend!r} ")
+        assert state in str(error.value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            backends()
+
+
+@needs_cpp
+def test_a_named_backend_refuses_tensors_of_another_device():
+    with pytest.raises(
+        RuntimeError, match="backend 'cpp' runs on cpu tensors, got tensors on meta"
+    ):
+        amd_loss(S.to("meta"), T.to("meta"), backend="cpp")
+    with pytest.raises(RuntimeError, match='use backend="auto" or move the tensors$'):
+        amd_loss(S.to("meta"), T.to("meta"), backend="cpp")
+
+
+def test_reference_runs_on_any_device():
+    assert is_from_reference(loss_with("reference"))
+    assert amd_loss(S.to("meta"), T.to("meta"), backend="reference").device.type == "meta"
+
+
+@needs_cpp
+def test_auto_takes_the_kernel_where_there_is_one():
+    assert not is_from_reference(loss_with("auto"))
+    assert not is_from_reference(loss_with("cpp"))
+
+
+def test_auto_falls_to_the_reference_with_one_warning(no_cpp):
+    with pytest.warns(UserWarning, match="^amd_loss: no fused backend for cpu tensors") as caught:
+        first = loss_with("auto")
+    assert len(caught) == 1
+    assert no_cpp in str(caught[0].message)
+    assert "plain PyTorch reference" in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for again in (loss_with("auto"), AMDLoss()(S.clone().requires_grad_(), T)):
+            assert torch.equal(first, again)
+    assert is_from_reference(first)
+    assert torch.equal(first, reference.amd_loss(S, T))
+
+
+def test_the_warning_points_at_the_caller_s_line(no_cpp):
+    with pytest.warns(UserWarning, match="no fused backend") as caught:
+        amd_loss(S, T)
+    assert caught[0].filename == __file__
+
+
+def test_a_named_reference_does_not_warn(no_cpp):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_with("reference")
+
+
+@needs_cpp
+def test_the_environment_variable_replaces_auto(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert is_from_reference(loss_with("auto"))
+    assert is_from_reference(amd_loss(S.clone().requires_grad_(), T))
+    assert is_from_reference(AMDLoss()(S.clone().requires_grad_(), T))
+    monkeypatch.setenv(VARIABLE, "auto")
+    assert not is_from_reference(loss_with("auto"))
+    monkeypatch.setenv(VARIABLE, "")
+    assert not is_from_reference(loss_with("auto"))
+
+
+@needs_cpp
+def test_the_environment_variable_does_not_override_a_named_backend(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "reference")
+    assert not is_from_reference(loss_with("cpp"))
+    monkeypatch.setenv(VARIABLE, "cpp")
+    assert is_from_reference(loss_with("reference"))
+    monkeypatch.setenv(VARIABLE, "no such backend")
+    assert is_from_reference(loss_with("reference"))
+
+
+def test_a_backend_named_in_the_environment_does_not_fall_back(monkeypatch, no_cpp):
+    monkeypatch.setenv(VARIABLE, "cpp")
+    with pytest.raises(RuntimeError, match="backend 'cpp' is not usable, because") as error:
+        loss_with("auto")
+    assert no_cpp in str(error.value)
+
+
+def test_a_wrong_name_in_the_environment_is_named(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "gpu")
+    with pytest.raises(ValueError, match="environment variable AMD_FUSED_BACKEND must be") as error:
+        loss_with("auto")
+    for part in ("amd_loss: ", "auto, triton, cuda, cpp, reference", "got 'gpu'"):
+        assert part in str(error.value)
+
+
+# Processes of their own: what a process has once looked up, it keeps.
+ROOT = Path(__file__).parent.parent
+ISAS = ["baseline", "avx2", "avx512"]
+
+WARNS_ONCE = """
+import warnings
+import torch
+from amd_fused import AMDLoss, _backends, amd_loss
+
+_backends.cpp_load_error = lambda: "it is hidden"
+a = torch.ones(1, 1, 2, 2)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        amd_loss(a, a)
+        AMDLoss()(a, a)
+print(len(caught), caught[0].category.__name__, caught[0].message)
+"""
+
+ALL_VARIANTS = """
+import sys
+import torch
+from amd_fused import amd_loss
+
+results = {}
+for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for size in ((7, 7), (3, 37)):
+            g = torch.Generator().manual_seed(5)
+            pair = [torch.randn(3, c, *size, generator=g).to(dtype) for c in (19, 33)]
+            pair = [a.to(memory_format=layout).requires_grad_() for a in pair]
+            for options in ({}, {"formula": "released", "margin": 9.3, "mask_threshold": 0.5}):
+                loss = amd_loss(*pair, backend="cpp", reduction="none", **options)
+                grads = torch.autograd.grad((1e3 * loss).sum(), pair)
+                results[f"{dtype} {layout} {size} {sorted(options)}"] = [loss.detach(), *grads]
+torch.save(results, sys.argv[1])
+"""
+
+
+def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def test_warns_once_a_process():
+    code, out, err = finish(start(WARNS_ONCE))
+    assert code == 0, err
+    assert out.startswith("1 UserWarning amd_loss: no fused backend for cpu tensors")
+    assert "it is hidden" in out
+
+
+@needs_cpp
+def test_every_instruction_set_gives_the_same_result(tmp_path):
+    files = {isa: tmp_path / f"{isa}.pt" for isa in ISAS}
+    processes = [start(ALL_VARIANTS, str(files[isa]), AMD_FUSED_CPU_ISA=isa) for isa in ISAS]
+    for process in processes:
+        code, _, err = finish(process)
+        assert code == 0, err
+    baseline, *others = (torch.load(files[isa]) for isa in ISAS)
+    assert len(baseline) == 32
+    for other in others:
+        assert other.keys() == baseline.keys()
+        for name, tensors in baseline.items():
+            compute = torch.float64 if "float64" in name else torch.float32
+            for value, same in zip(tensors, other[name], strict=True):
+                assert value.dtype == same.dtype
+                assert value.isfinite().all()
+                # Margin 9.3 turns an error of q by eps into m^2 eps; gradients are rounded once more.
+                tolerance = 100 * torch.finfo(compute).eps + torch.finfo(value.dtype).eps
+                difference = (value.double() - same.double()).abs().max()
+                assert difference <= tolerance * value.double().abs().max(), name
+
+
+@needs_cpp
+def test_an_unknown_instruction_set_is_named():
+    program = """
+import torch
+from amd_fused import amd_loss
+a = torch.ones(1, 1, 2, 2)
+try:
+    amd_loss(a, a, backend="cpp")
+except (RuntimeError, ValueError) as error:
+    print(error)
+"""
+    code, out, err = finish(start(program, AMD_FUSED_CPU_ISA="sse9"))
+    assert code == 0, err
+    assert "AMD_FUSED_CPU_ISA must be one of baseline, avx2, avx512, got 'sse9'" in out

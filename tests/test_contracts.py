@@ -1,0 +1,188 @@
+"""Memory, determinism, numbers that must reach the loss: contracts around the mathematics."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import cases
+import pytest
+import torch
+from measures import Result, run
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from amd_fused import amd_loss
+
+cpp = functools.partial(amd_loss, backend="cpp")
+
+
+def same(a: Result, b: Result) -> bool:
+    return torch.equal(a.loss, b.loss) and all(map(torch.equal, a.grads, b.grads))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def allocations(function: Any) -> list[int]:
+    """Sizes in bytes of the blocks that torch's CPU allocator handed out meanwhile."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    events = profiled.profiler.kineto_results.events()  # type: ignore[union-attr]
+    return [e.nbytes() for e in events if e.name() == "[memory]" and e.nbytes() > 0]
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
+def test_nothing_of_a_features_size_is_allocated_but_the_gradient(layout: str) -> None:
+    student, teacher = cases.features((8, 64, 96, 12, 12), layout=layout)
+    student.requires_grad_()
+    feature_bytes = student.numel() * 4
+    maps = 8 * 12 * 12 * 4
+
+    forward = allocations(lambda: cpp(student, teacher))
+    assert forward, "the profiler saw no allocation"
+    assert max(forward) < feature_bytes
+    assert sum(forward) < 24 * maps  # two attention maps, one d_f, buffers of a few samples
+
+    loss = cpp(student, teacher)
+    backward = allocations(lambda: torch.autograd.grad(loss, student))
+    assert sorted(n for n in backward if n >= feature_bytes) == [feature_bytes]
+
+
+def test_inputs_are_never_written_to() -> None:
+    student, teacher = cases.features((3, 8, 5, 9, 7))
+    before = student.clone(), teacher.clone()
+    run(cpp, student, teacher)
+    assert torch.equal(student, before[0])
+    assert torch.equal(teacher, before[1])
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+def test_gradient_keeps_the_memory_format_of_its_input(layout: str) -> None:
+    student, teacher = cases.features((2, 6, 4, 5, 8), layout=layout)
+    grad = run(cpp, student, teacher).grads[0]
+    assert grad.stride() == torch.empty_like(student).stride()
+
+
+# The last: one sample of a large map, where threads share the chunks of a pass.
+SHARED = [(5, 40, 24, 13, 17), (1, 300, 200, 40, 52), (2, 8, 8, 200, 210), (1, 4, 4, 512, 300)]
+
+
+@pytest.mark.parametrize("shape", SHARED, ids=str)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_bitwise_equal_for_any_number_of_threads(shape: Any, layout: str, threads: None) -> None:
+    student, teacher = cases.features(shape, layout=layout)
+    results = []
+    for count in (1, 2, 3, 8, 1):
+        torch.set_num_threads(count)
+        results.append(run(cpp, student, teacher))
+    assert all(same(results[0], other) for other in results[1:])
+
+
+def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+    student, teacher = cases.features((6, 16, 8, 14, 14))
+    together = cpp(student, teacher, reduction="none")
+    alone = [
+        cpp(student[b : b + 1], teacher[b : b + 1], reduction="none") for b in range(len(student))
+    ]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
+@pytest.mark.parametrize("options", [{}, {"mask_threshold": 0.5}, {"margin": 8.0}])
+def test_nan_and_inf_reach_the_loss_of_their_sample_only(
+    bad: float, side: int, dtype: torch.dtype, layout: str, options: dict[str, Any]
+) -> None:
+    features = cases.features((3, 5, 6, 7, 5), (dtype, dtype), layout)
+    features[side][1, 2, 6, 4] = bad
+    loss = cpp(*features, reduction="none", **options)
+    assert torch.isnan(loss).tolist() == [False, True, False]
+    assert torch.isnan(cpp(*features, **options))
+
+
+@pytest.mark.parametrize("eps", [1e-6, 0.0])
+@pytest.mark.parametrize("side", [0, 1, None], ids=["student", "teacher", "both"])
+def test_all_zero_maps_have_finite_loss_and_zero_gradient(side: int | None, eps: float) -> None:
+    features = cases.features((2, 5, 6, 6, 6))
+    for i in (0, 1):
+        if side in (i, None):
+            features[i][1] = 0
+    result = run(cpp, *features, eps=eps, reduction="none")
+    exact = run(
+        functools.partial(amd_loss, backend="reference"), *features, eps=eps, reduction="none"
+    )
+    torch.testing.assert_close(result.loss, exact.loss, rtol=1e-5, atol=1e-9)
+    for i in (0, 1):
+        if side in (i, None):
+            assert (result.grads[i][1] == 0).all()
+        assert torch.isfinite(result.grads[i]).all()
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """torch.empty and its kin hand out NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("options", [{}, {"local_weight": 0.0, "formula": "released"}])
+def test_uninitialised_memory_is_never_read(layout: str, options: Any, poisoned: None) -> None:
+    assert torch.isnan(torch.empty(5)).all()
+    for shape in ((3, 5, 6, 7, 9), (1, 4, 2, 90, 70)):
+        student, teacher = cases.features(shape, layout=layout)
+        result = run(cpp, student, teacher, **options)
+        assert torch.isfinite(result.loss)
+        assert all(torch.isfinite(grad).all() for grad in result.grads)
+
+
+def test_memory_beyond_the_tensor_is_never_used(poisoned: None) -> None:
+    """Rows and pixels are read a vector at a time: what lies behind the last one must not count."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        for channels, height, width in ((3, 3, 5), (17, 3, 3), (20, 7, 7), (1, 2, 9)):
+            inside = torch.randn(2, channels, height, width)
+            larger = torch.full((4, channels, height, width), torch.nan)
+            larger = larger.contiguous(memory_format=memory_format)
+            window = larger[1:3]
+            window.copy_(inside)
+            teacher = torch.randn(2, 3, height, width)
+            assert same(
+                run(cpp, window, teacher),
+                run(cpp, inside.contiguous(memory_format=memory_format), teacher),
+            )
+
+
+def test_expanded_features_are_right() -> None:
+    """Stride 0: one channel shown C times, one sample shown B times."""
+    base = torch.randn(1, 1, 6, 6)
+    teacher = torch.randn(3, 2, 6, 6)
+    expanded = base.expand(3, 4, 6, 6)
+    loss = cpp(expanded, teacher)
+    assert torch.equal(loss, cpp(expanded.clone(), teacher))
+
+
+def _grads(student: Tensor, teacher: Tensor) -> Tensor:
+    student = student.detach().requires_grad_()
+    return torch.autograd.grad(cpp(student, teacher), student)[0]
+
+
+def test_large_gradients_written_past_the_caches_are_the_same() -> None:
+    """Above 8 MiB of gradients the stores are non-temporal; one sample at a time they are not."""
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        student, teacher = torch.randn(48, 64, 29, 30), torch.randn(48, 4, 29, 30)
+        student = student.contiguous(memory_format=memory_format)
+        assert student.numel() * 4 > 8 << 20
+        together = _grads(student, teacher) * 48
+        for b in (0, 17, 47):
+            alone = _grads(student[b : b + 1], teacher[b : b + 1])
+            torch.testing.assert_close(together[b : b + 1], alone, rtol=1e-5, atol=1e-12)

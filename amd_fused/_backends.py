@@ -100,5 +100,5 @@ def _warn_reference(owner: str, device_type: str) -> None:
     warnings.warn(
         f"{owner}: no fused backend for {device_type} tensors, using the plain PyTorch reference, "
         f"which is several times slower ({reasons or 'none is written for this device'})",
-        stacklevel=5,
+        stacklevel=4,  # the caller of the loss
     )

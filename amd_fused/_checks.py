@@ -3,34 +3,37 @@ remedy."""
 
 from __future__ import annotations
 
-import math
+import numbers
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LARGEST = sys.float_info.max
 BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
 
 
 def positive(owner: str, name: str, value: Any) -> None:
     """A finite number > 0."""
     _number(owner, name, value)
-    if not 0 < value < math.inf:
+    if not 0 < value <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
 
 
 def non_negative(owner: str, name: str, value: Any) -> None:
     """A finite number >= 0."""
     _number(owner, name, value)
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
 
 
 def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> None:
     """One of a few strings."""
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         listed = ", ".join(repr(o) for o in options)
         raise ValueError(f"{owner}: {name} must be one of {listed}, got {value!r}")
 
@@ -105,34 +108,48 @@ def feature_pairs(
             f"pairs, got {len(layer_weights)}"
         )
     first = students[0]
+    single = isinstance(student, Tensor)
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
-        _feature(owner, f"student[{i}]", a_s)
-        _feature(owner, f"teacher[{i}]", a_t)
-        for name, a in ((f"student[{i}]", a_s), (f"teacher[{i}]", a_t)):
+        index = "" if single else f"[{i}]"
+        name_s, name_t = f"student{index}", f"teacher{index}"
+        name_first = "student" if single else "student[0]"
+        _feature(owner, name_s, a_s)
+        _feature(owner, name_t, a_t)
+        for name, a in ((name_s, a_s), (name_t, a_t)):
             if a.shape[0] != first.shape[0]:
                 raise ValueError(
-                    f"{owner}: {name} must have the batch size of student[0] ({first.shape[0]}), "
+                    f"{owner}: {name} must have the batch size of {name_first} ({first.shape[0]}), "
                     f"got {a.shape[0]}: shape {tuple(a.shape)}"
                 )
             if a.device != first.device:
                 raise ValueError(
-                    f"{owner}: {name} must be on the device of student[0] ({first.device}), "
+                    f"{owner}: {name} must be on the device of {name_first} ({first.device}), "
                     f"got {a.device}; move it with .to(...)"
                 )
         if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
             raise ValueError(
-                f"{owner}: student[{i}] and teacher[{i}] must have the same height and width, "
+                f"{owner}: {name_s} and {name_t} must have the same height and width, "
                 f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
                 "the larger one"
             )
         smallest = min(*a_s.shape[2:], *a_t.shape[2:])
         if local_weight > 0 and smallest < 2:
             raise ValueError(
-                f"{owner}: student[{i}] and teacher[{i}] must have height and width >= 2 for the "
+                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the "
                 f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
                 f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
             )
     return students, teachers
+
+
+def no_forward_mode(owner: str, backend: str, features: Sequence[Tensor]) -> None:
+    """Refuses dual tensors: torch would take their tangents through a custom operator as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(a).tangent is not None for a in features):
+        raise RuntimeError(
+            f"{owner}: backend {backend!r} has no forward-mode derivatives; use reverse mode"
+        )
 
 
 def _kind(value: Any) -> str:
@@ -140,7 +157,9 @@ def _kind(value: Any) -> str:
 
 
 def _number(owner: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, torch.SymFloat)):
+    # SymFloat: a float that changes under torch.compile.
+    is_number = isinstance(value, (int, float, torch.SymFloat, numbers.Real))
+    if isinstance(value, bool) or not is_number:
         raise TypeError(f"{owner}: {name} must be a number, got {_kind(value)}")
 
 
@@ -170,10 +189,11 @@ def _feature(owner: str, name: str, a: Any) -> None:
         raise TypeError(
             f"{owner}: {name} must have dtype float32, float16, bfloat16 or float64, got {a.dtype}"
         )
-    if a.layout != torch.strided:
+    if a.layout != torch.strided or a.is_nested:
+        kind = "a nested tensor" if a.is_nested else f"layout {a.layout}"
+        remedy = ".to_padded_tensor(0.0)" if a.is_nested else ".to_dense()"
         raise TypeError(
-            f"{owner}: {name} must be a dense (strided) tensor, got layout {a.layout}; "
-            "convert it with .to_dense()"
+            f"{owner}: {name} must be a dense (strided) tensor, got {kind}; convert it with {remedy}"
         )
     if a.ndim != 4:
         raise ValueError(

@@ -116,6 +116,7 @@ def amd_loss(
             reduction=reduction,
         )
     features = students + teachers
+    _checks.no_forward_mode("amd_loss", chosen, features)
     double = reference.compute_dtype(features) == torch.float64
     layers = len(students)
     per_sample, _ = _ops.amd_fwd(
@@ -125,14 +126,14 @@ def amd_loss(
         # Not float(margin): under torch.compile a margin that changes is symbolic, and only this
         # makes it the number that the coefficients are computed from (a new one compiles anew).
         _margin.margin_polynomial(margin.__float__(), double),
-        margin,
-        scale,
-        local_weight,
+        float(margin),
+        float(scale),
+        float(local_weight),
         formula == "released",
-        list(component_weights),
-        mask_threshold,
-        [w / layers for w in (layer_weights or [1.0] * layers)],
-        eps,
+        [float(w) for w in component_weights],
+        None if mask_threshold is None else float(mask_threshold),
+        [float(w) / layers for w in (layer_weights or [1.0] * layers)],
+        float(eps),
         reduction != "batchmean",
         [a.requires_grad and torch.is_grad_enabled() for a in features],
     )

@@ -105,12 +105,18 @@ def cos_margin(q: Tensor, margin: float) -> Tensor:
 
 
 class _CosMargin(torch.autograd.Function):
+    # No jvp: torch.compile refuses functions that have one.
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, q: Tensor, margin: float) -> Tensor:
-        ctx.save_for_backward(q)
-        ctx.margin = margin
+    def forward(q: Tensor, margin: float) -> Tensor:
         # Rounding may leave q an ulp above 1, where acos is NaN.
         return torch.cos(margin * torch.acos(q.clamp(max=1.0)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        q, ctx.margin = inputs
+        ctx.save_for_backward(q)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -147,7 +153,7 @@ def _angular_maps(
     # Eq. 4: the attention map.
     f = a.square().sum(dim=1)
     # Section 4.2: the positive map, on the unit sphere of all positions. eps: the released code.
-    norm = torch.linalg.vector_norm(f, dim=(1, 2), keepdim=True) + eps
+    norm = _norm(f, dim=(1, 2)) + eps
     q_pos = f / torch.where(norm == 0, 1.0, norm)  # an all-zero map has q = 0 for eps = 0 too
     # Section 4.2: the negative map; section 5.6.1: its masked form.
     q_neg = 1 - q_pos
@@ -173,10 +179,21 @@ def _region_loss(
     rows, cols = region
     loss: Tensor | float = 0.0
     for weight, x_s, x_t in zip(component_weights, maps_s, maps_t, strict=True):
-        x_s = F.normalize(x_s[:, rows, cols].flatten(1), dim=1, eps=NORM_FLOOR)
-        x_t = F.normalize(x_t[:, rows, cols].flatten(1), dim=1, eps=NORM_FLOOR)
-        squared = (x_s - x_t).square()
+        x_s, x_t = x_s[:, rows, cols].flatten(1), x_t[:, rows, cols].flatten(1)
+        squared = (_normalize(x_s) - _normalize(x_t)).square()
         distance = squared.sum(1) if reduction == "batchmean" else squared.mean(1)
         loss = loss + weight * distance
     assert isinstance(loss, Tensor)
     return loss / 3
+
+
+def _normalize(x: Tensor) -> Tensor:
+    """F.normalize(x, dim=1), with second derivatives at x = 0 too."""
+    return x / _norm(x, dim=1).clamp(min=NORM_FLOOR)
+
+
+def _norm(x: Tensor, dim: int | tuple[int, int]) -> Tensor:
+    """torch.linalg.vector_norm, whose second derivative at x = 0 is NaN; here all are 0."""
+    square = x.square().sum(dim, keepdim=True)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())

@@ -1,7 +1,8 @@
 """The AMD loss in mpmath, formula by formula from the paper: the oracle of the tests.
 
-Shares nothing with amd_fused: plain loops over nested numbers, 30 digits, arccos and cos as the paper
-writes them. Slow, hence for small maps; its gradient is a central difference, good to some 15 digits.
+Shares nothing with amd_fused: plain loops over nested numbers, 30 digits, arccos and cos as the
+paper writes them. Slow, hence for small maps; its gradient is a central difference, good to some 15
+digits.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ def gradient(
     reduction: str = "mean",
     **options: Any,
 ) -> dict[tuple[int, int, int, int], float]:
-    """d amd_loss / d student[layer][entry] for the entries, by default all; by the teacher: swap them.
+    """d amd_loss / d student[layer][entry], for all entries or the given ones.
 
-    For reduction="none" the derivative of the losses' sum.
+    For the gradient by the teacher swap the two. For reduction="none": of the sum of the losses.
     """
     students, teachers = _layers(student), _layers(teacher)
     batch = len(students[layer])
@@ -82,7 +83,7 @@ def sample_loss(
     layer_weights: Sequence[float] | None = None,
     eps: float = 1e-6,
 ) -> Any:
-    """One sample: lists of layers, each [C, H, W]. The options' numbers are taken as their doubles."""
+    """One sample: lists of layers, each [C, H, W]. Options are taken as the doubles they are."""
     w = mpf(local_weight)
     total = mpf(0)
     for index, (a_s, a_t) in enumerate(zip(student, teacher, strict=True)):

@@ -1,4 +1,4 @@
-"""Bad input has a message that names the argument, its rule, the value and, where known, the remedy."""
+"""Bad input has a message that names the argument, its rule, the value and any known remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from amd_fused import AMDLoss, amd_loss, backends
 
@@ -81,25 +80,23 @@ BAD_FEATURES = [
     case("teacher[1] must be a tensor, got ndarray", [S, S], [T, T.numpy()], error=TypeError),
     case("student[0] must be a tensor, got NoneType", [None], [T], error=TypeError),
     case("student[0] must be a tensor, got list", [[S]], [[T]], error=TypeError),
-    case("student[0] must be 4-D [B, C, H, W], got 3-D: shape (3, 4, 4)", S[0], T),
-    case("teacher[0] must be 4-D [B, C, H, W], got 2-D: shape (2, 80)", S, T.flatten(1)),
-    case("student[0] must be 4-D [B, C, H, W], got 5-D: shape (1, 2, 3, 4, 4)", S[None], T[None]),
-    case("student[0] must be 4-D [B, C, H, W], got 0-D: shape ()", S.sum(), T.sum()),
-    case("student[0] must have B >= 1, got shape (0, 3, 4, 4)", S[:0], T[:0]),
-    case("student[0] must have C >= 1, got shape (2, 0, 4, 4)", S[:, :0], T),
-    case("teacher[0] must have C >= 1, got shape (2, 0, 4, 4)", S, T[:, :0]),
-    case("student[0] must have H >= 1, got shape (2, 3, 0, 4)", S[:, :, :0], T[:, :, :0]),
-    case("teacher[0] must have W >= 1, got shape (2, 5, 4, 0)", S, T[..., :0]),
-    case(
-        "teacher[0] must have the batch size of student[0] (2), got 1: shape (1, 5, 4, 4)", S, T[:1]
-    ),
+    case("student must be 4-D [B, C, H, W], got 3-D: shape (3, 4, 4)", S[0], T),
+    case("teacher must be 4-D [B, C, H, W], got 2-D: shape (2, 80)", S, T.flatten(1)),
+    case("student must be 4-D [B, C, H, W], got 5-D: shape (1, 2, 3, 4, 4)", S[None], T[None]),
+    case("student must be 4-D [B, C, H, W], got 0-D: shape ()", S.sum(), T.sum()),
+    case("student must have B >= 1, got shape (0, 3, 4, 4)", S[:0], T[:0]),
+    case("student must have C >= 1, got shape (2, 0, 4, 4)", S[:, :0], T),
+    case("teacher must have C >= 1, got shape (2, 0, 4, 4)", S, T[:, :0]),
+    case("student must have H >= 1, got shape (2, 3, 0, 4)", S[:, :, :0], T[:, :, :0]),
+    case("teacher must have W >= 1, got shape (2, 5, 4, 0)", S, T[..., :0]),
+    case("teacher must have the batch size of student (2), got 1: shape (1, 5, 4, 4)", S, T[:1]),
     case(
         "student[1] must have the batch size of student[0] (2), got 1: shape (1, 3, 4, 4)",
         [S, S[:1]],
         [T, T[:1]],
     ),
     case(
-        "teacher[0] must be on the device of student[0] (cpu), got meta; move it with .to(...)",
+        "teacher must be on the device of student (cpu), got meta; move it with .to(...)",
         S,
         META,
     ),
@@ -108,36 +105,32 @@ BAD_FEATURES = [
         [S, META],
         [T, META],
     ),
-    case(f"student[0] {DTYPES}, got torch.int64", S.long(), T, error=TypeError),
-    case(f"teacher[0] {DTYPES}, got torch.uint8", S, T.byte(), error=TypeError),
-    case(f"teacher[0] {DTYPES}, got torch.complex64", S, T.cfloat(), error=TypeError),
-    case(f"student[0] {DTYPES}, got torch.bool", S > 0, T, error=TypeError),
+    case(f"student {DTYPES}, got torch.int64", S.long(), T, error=TypeError),
+    case(f"teacher {DTYPES}, got torch.uint8", S, T.byte(), error=TypeError),
+    case(f"teacher {DTYPES}, got torch.complex64", S, T.cfloat(), error=TypeError),
+    case(f"student {DTYPES}, got torch.bool", S > 0, T, error=TypeError),
     case(
-        f"student[0] {DTYPES}, got torch.float8_e4m3fn",
+        f"student {DTYPES}, got torch.float8_e4m3fn",
         S.to(torch.float8_e4m3fn),
         T,
         error=TypeError,
     ),
+    case(f"teacher {DTYPES}, got torch.float8_e5m2", S, T.to(torch.float8_e5m2), error=TypeError),
     case(
-        f"teacher[0] {DTYPES}, got torch.float8_e5m2", S, T.to(torch.float8_e5m2), error=TypeError
-    ),
-    case(
-        "student[0] must be a dense (strided) tensor, got layout torch.sparse_coo; "
+        "student must be a dense (strided) tensor, got layout torch.sparse_coo; "
         "convert it with .to_dense()",
         S.to_sparse(),
         T,
         error=TypeError,
     ),
-    case(
-        f"student[0] and teacher[0] {HW}, got (2, 3, 4, 4) and (2, 5, 4, 3); {POOL}", S, T[..., :3]
-    ),
+    case(f"student and teacher {HW}, got (2, 3, 4, 4) and (2, 5, 4, 3); {POOL}", S, T[..., :3]),
     case(
         f"student[1] and teacher[1] {HW}, got (2, 3, 2, 4) and (2, 5, 4, 4); {POOL}",
         [S, S[:, :, :2]],
         [T, T],
     ),
     case(
-        f"student[0] and teacher[0] {SMALL}, got (2, 3, 1, 4) and (2, 5, 1, 4); "
+        f"student and teacher {SMALL}, got (2, 3, 1, 4) and (2, 5, 1, 4); "
         "pass local_weight=0 for the global part alone",
         S[:, :, :1],
         T[:, :, :1],
@@ -149,7 +142,7 @@ BAD_FEATURES = [
         [T, T[..., :1]],
     ),
     case(
-        f"student[0] and teacher[0] {SMALL}, got (2, 3, 4, 4) and (2, 5, 4, 1); "
+        f"student and teacher {SMALL}, got (2, 3, 4, 4) and (2, 5, 4, 1); "
         "pass local_weight=0 for the global part alone",
         S,
         T[..., :1],
@@ -250,7 +243,7 @@ def test_bad_options_are_named(name, value, error, message):
 
 
 def test_options_are_checked_before_features():
-    with pytest.raises(ValueError, match="^amd_loss: margin"):
+    with pytest.raises(ValueError, match=r"^amd_loss: margin"):
         amd_loss(None, None, margin=-1)
 
 
@@ -286,19 +279,8 @@ def test_unknown_and_positional_options_are_refused():
         amd_loss(S, T, 1.35)
 
 
-def fused_loss(student: Tensor) -> Tensor:
-    return amd_loss(student, T, backend="cpp")
-
-
 @pytest.mark.skipif(backends()["cpp"] != "usable", reason=f"backend cpp is {backends()['cpp']}")
-def test_forward_mode_of_a_fused_backend_is_an_error_or_right():
-    direction = torch.ones_like(S)
-    student = S.clone().requires_grad_()
-    fused_loss(student).backward()
-    right = (student.grad * direction).sum()
-    try:
-        _, tangent = torch.func.jvp(fused_loss, (S,), (direction,))
-    except (RuntimeError, NotImplementedError) as error:
-        assert "forward" in str(error)
-    else:
-        torch.testing.assert_close(tangent, right)
+def test_a_fused_backend_refuses_forward_mode_derivatives():
+    """Never a wrong number: a custom operator would give a tangent of 0."""
+    with pytest.raises(RuntimeError, match=r"forward.mode"):
+        torch.func.jvp(lambda s: amd_loss(s, T, backend="cpp"), (S,), (torch.ones_like(S),))

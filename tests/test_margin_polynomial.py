@@ -1,8 +1,8 @@
-"""cos(m arccos(1 - n)) as a polynomial keeps its accuracy, in value and slope, or is not used at all."""
+"""cos(m arccos(1 - n)) as a polynomial is accurate in value and slope, or is not used at all."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ DTYPES = [np.float32, np.float64]
 needs_cpp = pytest.mark.skipif(
     backends()["cpp"] != "usable", reason=f"backend cpp is {backends()['cpp']}"
 )
-# The paper's range, finely, with its own 1.35, the integers (where the series ends) and what is next
-# to them; below 1; above, as far as there are polynomials.
+# The paper's range, finely, with its own 1.35, the integers (where the series ends) and what is
+# next to them; below 1; above, as far as there are polynomials.
 PAPER = [float(m) for m in np.linspace(1, 4, 31)] + [1.35, 1 + 1e-9, 2 - 1e-6, 3.141592653589793]
 BELOW = [1e-6, 0.05, 0.1, 0.25, 0.5, 0.75, 0.99]
 ABOVE = [4.2, 4.5, 4.9, 5.0, 5.3, 5.5, 5.6, 5.7, 5.8]
@@ -28,7 +28,7 @@ GAPS = np.unique(
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def exact(margin: float) -> list[tuple[mpf, mpf]]:
     """cos(m theta) and its derivative by q, m sin(m theta) / sin(theta), at q = 1 - n."""
     m, pairs = mpf(margin), []
@@ -49,7 +49,7 @@ def errors(margin: float, value, slope) -> tuple[float, float]:
 
 
 def horner(coefficients: list[float], dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Value and slope as the kernels get them: in one run, in v = 2 n - 1, in their own precision."""
+    """Value and slope as the kernels get them: in one run, in v = 2 n - 1, in their precision."""
     c = np.array(coefficients, dtype=dtype)
     n = GAPS.astype(dtype)
     v = n + n - dtype(1)

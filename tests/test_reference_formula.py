@@ -41,7 +41,7 @@ OPTIONS = {
     "none": {"reduction": "none"},
     "every-option": EVERY_OPTION,
 }
-# Even, odd, 7x7 as at the end of a ResNet, more rows than columns, and the smallest that has quadrants.
+# The smallest that has quadrants, odd, 7x7 as at the end of a ResNet, more rows than columns.
 SHAPES = [(2, 2), (3, 5), (7, 7), (9, 4)]
 
 
@@ -202,7 +202,7 @@ def test_by_hand_one_hot_position_in_quadrants_of_one_position():
 
 def test_by_hand_an_odd_map_is_cut_before_its_middle():
     # 3x3: quadrants of 1, 2, 2 and 4 positions. p alone, which the norm of all of f does not
-    # change within a quadrant: upper right (1, 1) / sqrt 2 against (3, 4) / 5, the others are equal.
+    # change within a quadrant: upper right (1, 1) / sqrt 2 against (3, 4) / 5, the others equal.
     student = from_map([1, 1, 1], [1, 1, 1], [1, 1, 1])
     teacher = from_map([1, 3, 4], [1, 1, 1], [1, 1, 1])
     options = {"local_weight": 1.0, "component_weights": COMPONENTS["p"]}
@@ -214,9 +214,9 @@ def test_by_hand_an_odd_map_is_cut_before_its_middle():
 
 
 def test_by_hand_an_all_zero_map():
-    # Student: q = 0, n = 1, t = -1 for m = 2: g the same at both positions, g^ = (-1, -1) / sqrt 2,
-    # p^ = 0, n^ = (1, 1) / sqrt 2. Teacher, eps = 1: q = (1/2, 2/3), n = (1/2, 1/3), t = (-1/2, -1/9),
-    # t - n = (-1, -4/9), n^ = (3, 2) / sqrt 13.
+    # Student: q = 0, n = 1, t = -1 for m = 2: g the same at both positions,
+    # g^ = (-1, -1) / sqrt 2, p^ = 0, n^ = (1, 1) / sqrt 2. Teacher, eps = 1: q = (1/2, 2/3),
+    # n = (1/2, 1/3), t = (-1/2, -1/9), t - n = (-1, -4/9), n^ = (3, 2) / sqrt 13.
     student = torch.zeros(1, 1, 1, 2, dtype=torch.float64)
     d = distances(student, from_map([3, 4]), margin=2.0, scale=9.0, eps=1.0)
     g_1, g_2 = logsigmoid(-9.0), logsigmoid(-4.0)
@@ -227,7 +227,8 @@ def test_by_hand_an_all_zero_map():
 
 
 def test_by_hand_the_gradient_of_two_positions():
-    # p alone: with f = 5 (cos phi, sin phi), D_p = 2 - 2 cos(phi_S - phi_T), dD = 2 sin(phi_S - phi_T).
+    # p alone: with f = 5 (cos phi, sin phi), D_p = 2 - 2 cos(phi_S - phi_T) and
+    # dD/dphi_S = 2 sin(phi_S - phi_T).
     # f_S = (3, 4), f_T = (4, 3): sin(phi_S - phi_T) = 0.8 * 0.8 - 0.6 * 0.6 = 0.28.
     # dphi/df = (-4, 3) / 25, and dA = 2 A df. Two channels: (1, 2) and (sqrt 2, 0).
     student = torch.tensor([[[[1.0, 2.0]], [[math.sqrt(2), 0.0]]]], dtype=torch.float64)

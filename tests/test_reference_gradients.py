@@ -1,4 +1,4 @@
-"""reference.amd_loss has right gradients of first and second order, also where theta or the map is 0."""
+"""reference.amd_loss has right first and second derivatives, also where theta or a map is 0."""
 
 from __future__ import annotations
 
@@ -58,6 +58,24 @@ def test_second_derivatives_are_finite_where_a_map_or_a_quadrant_is_0(options):
     assert second[1].any()
 
 
+def test_torch_func_transforms_give_the_same_derivatives():
+    student, teacher = pair(3, 2)
+    teacher = teacher.detach()
+
+    def loss(a: Tensor) -> Tensor:
+        return amd_loss(a, teacher)
+
+    (first,) = torch.autograd.grad(loss(student), student, create_graph=True)
+    (along,) = torch.autograd.grad(first.sum(), student)
+    point = student.detach()
+    torch.testing.assert_close(torch.func.grad(loss)(point), first.detach())
+    torch.testing.assert_close(
+        torch.func.grad(lambda a: torch.func.grad(loss)(a).sum())(point), along
+    )
+    each = torch.func.vmap(lambda s, t: amd_loss(s[None], t[None]))(point, teacher)
+    torch.testing.assert_close(each, amd_loss(point, teacher, reduction="none"))
+
+
 @pytest.mark.parametrize("margin", MARGINS)
 def test_cos_margin_has_its_limits_at_q_1(margin):
     q = torch.ones((), dtype=torch.float64, requires_grad=True)
@@ -84,7 +102,7 @@ def test_cos_margin_is_smooth_from_q_0_to_q_1(margin):
     for i, x in enumerate(map(mpf, q.tolist())):
         with mp.workdps(60):  # the differences below lose half of them at q = 1 - 1e-15
             theta, sine = mp.acos(x), mp.sqrt(1 - x * x)
-            # With T = cos(m theta): T' = m sin(m theta) / sin(theta), (1 - q^2) T'' - q T' + m^2 T = 0.
+            # T = cos(m theta): T' = m sin(m theta) / sin(theta), (1 - q^2) T'' = q T' - m^2 T.
             slope = m * mp.sin(m * theta) / sine
             bend = (x * slope - m**2 * mp.cos(m * theta)) / sine**2
         assert value[i].item() == pytest.approx(float(mp.cos(m * theta)), abs=1e-14)

@@ -1,4 +1,4 @@
-"""What reference.amd_loss takes: any float dtype, NaN and Inf, 1x1 maps, pairs of different size."""
+"""What reference.amd_loss takes: any float dtype, NaN and Inf, 1x1 maps, pairs of two sizes."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_reductions_agree():
 
 
 def pooled(a: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Adaptive average pooling: row i of the result covers rows floor(i H / h) to ceil((i + 1) H / h)."""
+    """Adaptive average pooling: row i covers rows floor(i H / h) to ceil((i + 1) H / h) - 1."""
     rows, cols = a.shape[2:]
     out = np.empty((*a.shape[:2], height, width))
     for i in range(height):

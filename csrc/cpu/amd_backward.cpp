@@ -42,6 +42,7 @@ template <typename T>
 void backward(const Tensor& grad_loss, const std::vector<Features>& features,
               const std::vector<Features>& gradients, const std::vector<Tensor>& d_f,
               bool past_cache) {
+  const Kernels<T>& kernel = kernels<T>();
   const T* upstream = static_cast<const T*>(grad_loss.data_ptr());
   const int64_t stride = grad_loss.stride(0);
   std::vector<const T*> maps;
@@ -51,7 +52,7 @@ void backward(const Tensor& grad_loss, const std::vector<Features>& features,
     for (int64_t u = first; u < last; ++u) {
       const GradientUnit& unit = units[u];
       const Features& x = features[unit.feature];
-      kernels<T>().feature_gradient[x.storage](
+      kernel.feature_gradient[x.storage](
           x, gradients[unit.feature], unit.sample, maps[unit.feature] + unit.sample * x.positions(),
           upstream[unit.sample * stride], unit.channels, unit.positions, past_cache);
     }

@@ -94,7 +94,9 @@ double run_job(Job<T>& job, const ChunkRunner& runner, T* const d_f[2]) {
 
   runner.sum([&](const Chunk& c) { return kernel.square_sums(job, c); }, sums, 2);
   for (int side = 0; side < 2; ++side) {
-    const double norm = std::sqrt(over_quadrants(sums, side));
+    double norm = std::sqrt(over_quadrants(sums, side));
+    // A norm past the largest number would make q = 0, a finite loss of nothing: NaN is heard.
+    if (std::isinf(norm)) norm = std::nan("");
     const double denominator = norm + job.settings->eps;
     job.norm[side] = T(norm);
     job.inverse_norm[side] = denominator == 0 ? T(0) : T(1 / denominator);
@@ -167,6 +169,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
                                                 const std::vector<double>& layer_weights,
                                                 const std::vector<bool>& needs_grad) {
   constexpr Scalar kDtype = sizeof(T) == 8 ? Scalar::Double : Scalar::Float;
+  const Kernels<T>& kernel = kernels<T>();  // here, so that its error is not raised inside a thread
   const int64_t batch = tensors[0].size(0);
   std::vector<Features> features;  // students, then teachers
   for (const Tensor& a : tensors) features.push_back(features_of(a));
@@ -204,8 +207,8 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
   torch::stable::parallel_for(0, int64_t(units.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t u = first; u < last; ++u) {
       const auto [i, sample, begin, end] = units[u];
-      kernels<T>().attention_map[features[i].storage](features[i], sample, begin, end,
-                                                      map_of(i, sample) + begin);
+      kernel.attention_map[features[i].storage](features[i], sample, begin, end,
+                                                map_of(i, sample) + begin);
     }
   });
 

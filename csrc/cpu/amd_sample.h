@@ -126,7 +126,9 @@ Sums distances(const Job<T>& job, const Chunk& chunk) {
 // Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^), d = x^ - x^_other.
 // derived: d . x^ = (D + |x^|^2 - |x^_other|^2) / 2, which is D/2 where both are unit vectors.
 // Where the own norm is below its floor, x^ = x / 1e-12 and the projection is absent. One position
-// alone has x^ = +-1: no gradient.
+// alone has x^ = +-1: no gradient. (Below the floor it has one, of no consequence: it cancels in
+// map_gradient but for its 1e-12th part, which float32 cannot tell from rounding, so it is left
+// out.)
 template <typename T>
 struct Pull {
   T own, other, factor, projection;
@@ -135,7 +137,8 @@ struct Pull {
        double own_length, double other_length)
       : own(own_inverse),
         other(other_inverse),
-        factor(positions == 1 && own_length == 1 ? T(0) : T(2 * weight * own_inverse)),
+        factor(positions == 1 && (own_length == 1 || sizeof(T) == 4) ? T(0)
+                                                                     : T(2 * weight * own_inverse)),
         projection(own_length == 1 ? T((distance + (1 - other_length)) / 2) : T(0)) {}
 
   AMD_INLINE Vec<T> on(Vec<T> x_own, Vec<T> x_other) const {

@@ -16,6 +16,8 @@ ENVIRONMENT_VARIABLE = "AMD_FUSED_BACKEND"
 # The order in which "auto" tries them, by the tensors' device type.
 _AUTO_ORDER = {"cuda": ("triton", "cuda", "reference"), "cpu": ("cpp", "reference")}
 _DEVICES = {"triton": ("cuda",), "cuda": ("cuda",), "cpp": ("cpu",)}
+# Tuples of tensors as kernel arguments.
+_MIN_TRITON = (3, 4)
 
 
 def backends() -> dict[str, str]:
@@ -56,6 +58,8 @@ def choose(owner: str, backend: str, device_type: str) -> str:
     if state != "usable":
         raise RuntimeError(f"{owner}: backend {backend!r} is {state}")
     devices = _DEVICES.get(backend, (device_type,))
+    if backend == "triton" and _interpreting():
+        devices = ("cpu",)
     if device_type not in devices:
         raise RuntimeError(
             f"{owner}: backend {backend!r} runs on {' or '.join(devices)} tensors, got tensors on "
@@ -80,9 +84,33 @@ def cpp_load_error() -> str:
     return ""
 
 
+@cache
+def triton_error() -> str:
+    """Empty if the Triton kernels can run here, else why they cannot."""
+    install = "install it with `pip install 'triton>=3.4'` (Linux)"
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}); {install}"
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if version < _MIN_TRITON:
+        return f"it needs Triton >= 3.4, got {triton.__version__}; {install}"
+    if not _interpreting() and not torch.cuda.is_available():
+        return "torch sees no CUDA device; TRITON_INTERPRET=1 lets it take CPU tensors, slowly"
+    return ""
+
+
+def _interpreting() -> bool:
+    """Triton's interpreter runs kernels on CPU tensors, if asked before Triton is imported."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
 def _state(name: str) -> str:
     if name == "reference":
         return "usable"
+    if name == "triton":
+        error = triton_error()
+        return f"not usable, because {error}" if error else "usable"
     if name == "cpp":
         error = cpp_load_error()
         return f"not usable, because {error}" if error else "usable"

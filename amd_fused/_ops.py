@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amd_fused.reference import compute_dtype
 
-FUSED_BACKENDS = ("cpp",)
+FUSED_BACKENDS = ("cpp", "triton")
 
 _FWD_SCHEMA = (
     "(Tensor[] student, Tensor[] teacher, float[]? margin_polynomial, float margin, float scale, "
@@ -96,9 +96,26 @@ def _register_autograd(backend: str) -> None:
     torch.library.register_autograd(f"amd_fused::amd_bwd_{backend}", second_order, lib=_LIBRARY)
 
 
+def _amd_fwd_triton(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    from amd_fused.kernels import amd
+
+    return amd.amd_fwd_triton(*args)
+
+
+def _amd_bwd_triton(*args: Any) -> list[Tensor]:
+    from amd_fused.kernels import amd
+
+    return amd.amd_bwd_triton(*args)
+
+
 for _backend in FUSED_BACKENDS:
     _LIBRARY.define(f"amd_fwd_{_backend}{_FWD_SCHEMA}")
     _LIBRARY.define(f"amd_bwd_{_backend}{_BWD_SCHEMA}")
     torch.library.register_fake(f"amd_fused::amd_fwd_{_backend}", _amd_fwd_fake, lib=_LIBRARY)
     torch.library.register_fake(f"amd_fused::amd_bwd_{_backend}", _amd_bwd_fake, lib=_LIBRARY)
     _register_autograd(_backend)
+
+# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
+for _device in ("CUDA", "CPU"):
+    _LIBRARY.impl("amd_fwd_triton", _amd_fwd_triton, _device)
+    _LIBRARY.impl("amd_bwd_triton", _amd_bwd_triton, _device)

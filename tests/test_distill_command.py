@@ -131,7 +131,7 @@ def test_same_options_give_the_same_results_and_overwrite(finished, tmp_path, ca
         ("--momentum 1", "momentum must be at least 0 and below 1, got 1.0"),
         ("--local-weight 1.5", "local_weight must be above 0 and at most 1, got 1.5"),
         ("--batch-size 1", "batch_size must be at least 2, got 1"),
-        ("--batch-size 201", "batch_size must be at most train_size (200), got 201"),
+        ("--batch-size 301", "batch_size must be at most train_size (300), got 301"),
         ("--train-size 9", "train_size must be at least 10, one image of each digit, got 9"),
         ("--train-size 899", "train_size must be at most 898, got 899"),
         ("--timing-steps -1", "timing_steps must be at least 0, got -1"),

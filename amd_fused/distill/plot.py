@@ -28,7 +28,7 @@ TICKS = (0, 50, 70, 80, 85, 90, 93, 95, 97, 98, 99, 100)
 
 
 def plot_curves(path: Path, config: Config, data: Dataset, runs: Sequence[Run]) -> None:
-    """Mean over seeds with a band of one standard deviation; the teacher as a level.
+    """Mean over seeds within a band from the lowest to the highest; the teacher as a level.
 
     The teacher trains on other images for other epochs, so its curve would not compare.
     """
@@ -37,7 +37,7 @@ def plot_curves(path: Path, config: Config, data: Dataset, runs: Sequence[Run]) 
     _accuracy_scale(axes)
     for method in METHODS:
         curves = np.array([_curve(run) for run in runs if run.method == method.key])
-        mean, std = curves.mean(axis=0), _deviation(curves)
+        mean = curves.mean(axis=0)
         colour, label = COLOURS[method.key], f"{method.label}: {mean[-1]:.2f} %"
         if method is TEACHER:
             axes.axhline(mean[-1], color=colour, linestyle="--", linewidth=1.2, label=label)
@@ -45,30 +45,24 @@ def plot_curves(path: Path, config: Config, data: Dataset, runs: Sequence[Run]) 
         epochs = np.arange(1, len(mean) + 1)
         marker = "o" if len(epochs) == 1 else None
         axes.plot(epochs, mean, color=colour, linewidth=1.8, marker=marker, label=label)
-        axes.fill_between(epochs, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+        lowest, highest = curves.min(axis=0), curves.max(axis=0)
+        axes.fill_between(epochs, lowest, highest, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlabel("Epoch")
     axes.set_ylabel("Test accuracy (%)")
-    several = f"mean and standard deviation over {config.seeds} seeds"
+    several = f"mean and range over {config.seeds} seeds"
     axes.set_title(
         f"WRN{config.teacher} to WRN{config.student}, {config.train_size} training images of "
         f"{data.name}\n{several if config.seeds > 1 else '1 seed'}",
         fontsize=11,
     )
     axes.grid(alpha=0.3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     figure.legend(loc="outside lower center", ncols=3, title="After the last epoch", frameon=False)
     figure.savefig(path, dpi=150)
 
 
 def _curve(run: Run) -> list[float]:
     return [epoch.test_accuracy for epoch in run.epochs]
-
-
-def _deviation(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sample standard deviation over the runs `[runs, epochs]`; 0 for a single run."""
-    if len(curves) == 1:
-        return np.zeros_like(curves[0])
-    return curves.std(axis=0, ddof=1)
 
 
 def _accuracy_scale(axes: Axes) -> None:

@@ -1,0 +1,1 @@
+"""Triton kernels, one file a step. Imported only when backend "triton" runs."""

@@ -1,0 +1,158 @@
+"""The mathematics of the AMD loss on Triton tensors, shared by all forms of the kernels.
+
+Functions of positions: tensors of one shape in the compute dtype (float32; float64 when an input is
+float64). No libdevice: Triton's interpreter, which the tests run in, has none.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Norms below this count as this in every normalisation of Eq. 7, as in F.normalize.
+NORM_FLOOR = tl.constexpr(1e-12)
+
+
+@triton.jit
+def _polynomial(x, coefficients: tl.constexpr):
+    """sum_k coefficients[k] x^k by Horner's rule."""
+    total = tl.zeros_like(x) + coefficients[len(coefficients) - 1]
+    for k in tl.static_range(len(coefficients) - 2, -1, -1):
+        total = total * x + coefficients[k]
+    return total
+
+
+@triton.jit
+def log_sigmoid(z, ATANH: tl.constexpr):
+    """log(sigmoid(z)) of Eq. 6 and its derivative sigmoid(-z).
+
+    derived: with e = exp(-|z|), logsigmoid(z) = min(z, 0) - log1p(e) and log1p(e) =
+    2 atanh(e / (2 + e)): no cancellation on either side of 0.
+    """
+    e = tl.exp(-tl.abs(z))
+    w = e / (2 + e)
+    value = tl.where(z > 0, 0.0, z) - 2 * w * _polynomial(w * w, ATANH)
+    slope = tl.where(z > 0, e, 1.0) / (1 + e)
+    return value, slope
+
+
+@triton.jit
+def cos_margin(n, polynomial: tl.constexpr, margin: tl.constexpr, ARCCOS: tl.constexpr):
+    """t = cos(m arccos q) of Eq. 6 and dt/dq, for n = 1 - q.
+
+    By the host's polynomial in v = 2 n - 1 (amd_fused/_margin.py), value and slope in one Horner run.
+    Direct form where there is none: theta = sqrt(2 n) * smooth(n), and m sin(m theta) / sin(theta)
+    -> m^2 (1 - (m^2 - 1) theta^2 / 6) at theta = 0.
+    """
+    v = 2 * n - 1
+    if polynomial is not None:
+        value = tl.zeros_like(n) + polynomial[len(polynomial) - 1]
+        slope = tl.zeros_like(n)
+        for k in tl.static_range(len(polynomial) - 2, -1, -1):
+            slope = slope * v + value
+            value = value * v + polynomial[k]
+        slope = slope * -2.0
+    else:
+        positive = tl.maximum(n, 0.0)
+        theta = tl.sqrt(2 * positive) * _polynomial(v, ARCCOS)
+        value = tl.cos(margin * theta)
+        near: tl.constexpr = 1e-3 / margin if margin > 1 else 1e-3
+        limit = margin * margin * (1 - (margin * margin - 1) * theta * theta / 6)
+        sine = tl.sqrt(positive * (2 - positive))
+        slope = tl.where(
+            theta < near, limit, margin * tl.sin(margin * theta) / tl.where(theta < near, 1.0, sine)
+        )
+        # tl.maximum drops NaN; it must reach the loss.
+        value = tl.where(n == n, value, n)
+    return value, slope
+
+
+@triton.jit
+def inverse_norm(square_sum, eps: tl.constexpr):
+    """||f|| and 1 / (||f|| + eps) from sum f^2 (section 4.2). A norm of Inf becomes NaN: it is heard."""
+    norm = tl.sqrt(square_sum)
+    norm = tl.where(norm == float("inf"), float("nan"), norm)
+    denominator = norm + eps
+    # An all-zero map with eps = 0 has q = 0.
+    return norm, tl.where(denominator == 0, 0.0, 1 / tl.where(denominator == 0, 1.0, denominator))
+
+
+@triton.jit
+def angles(
+    f,  # [N] attention map of one side, 0 where not valid
+    valid,  # [N] of bool
+    norm,  # scalar ||f||
+    inverse,  # scalar 1 / (||f|| + eps)
+    OPTIONS: tl.constexpr,  # amd.options
+):
+    """The maps g, p, n of Eq. 7 (0 where not valid) and their derivatives by q."""
+    POLYNOMIAL: tl.constexpr = OPTIONS[0]
+    MARGIN: tl.constexpr = OPTIONS[1]
+    SCALE: tl.constexpr = OPTIONS[2]
+    RELEASED: tl.constexpr = OPTIONS[4]
+    MASK_THRESHOLD: tl.constexpr = OPTIONS[6]
+    EPS: tl.constexpr = OPTIONS[7]
+    ATANH: tl.constexpr = OPTIONS[9]
+    ARCCOS: tl.constexpr = OPTIONS[10]
+    q = f * inverse
+    # derived: 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is near 1.
+    n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + EPS) * inverse)
+    t, slope_t = cos_margin(n, POLYNOMIAL, MARGIN, ARCCOS)
+    slope_n = tl.zeros_like(f) - 1.0
+    if MASK_THRESHOLD is not None:  # section 5.6.1; NaN is kept
+        masked = n <= MASK_THRESHOLD
+        n = tl.where(masked, 0.0, n)
+        slope_n = tl.where(masked, 0.0, slope_n)
+    g, slope_z = log_sigmoid(SCALE * (t - n), ATANH)  # Eq. 6
+    slope_g = slope_z * SCALE * (slope_t - slope_n)
+    g = tl.where(valid, g, 0.0)
+    n = tl.where(valid, n, 0.0)
+    if RELEASED:
+        p = tl.where(valid, t, 0.0)
+        slope_p = slope_t
+    else:
+        p = q
+        slope_p = tl.zeros_like(f) + 1.0
+    return g, p, n, slope_g, slope_p, slope_n
+
+
+@triton.jit
+def unit(square_sum):
+    """1 / max(||x||, floor) and |x^|^2, which is 1 unless the norm is under the floor."""
+    norm = tl.sqrt(square_sum)
+    clamped = norm < NORM_FLOOR
+    inverse = 1 / tl.where(clamped, NORM_FLOOR, norm)
+    # The ratio first: the square of a number under the floor has no digits in float32.
+    ratio = norm / NORM_FLOOR
+    return inverse, tl.where(clamped, ratio * ratio, 1.0)
+
+
+@triton.jit
+def settled(distance, positions, length_s, length_t):
+    """D_x, exact for one position alone: both unit vectors are a sign there, and D is 0 or 4."""
+    signs = (positions == 1) & (length_s == 1) & (length_t == 1) & (distance == distance)
+    return tl.where(signs, tl.where(distance > 2, 4.0, 0.0), distance)
+
+
+@triton.jit
+def pull_factors(inverse, distance, length, length_other, positions, weight):
+    """What `pull` multiplies with, for one region or for each of several.
+
+    Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^). derived: d . x^ =
+    (D + |x^|^2 - |x^_other|^2) / 2. No projection where the own norm is under the floor; no gradient
+    for one position alone, whose x^ is a sign. (Under the floor such a position has one that cancels
+    but for its 1e-12th part: float32 cannot tell it from rounding.)
+    """
+    projection = tl.where(length == 1, (distance + (1 - length_other)) / 2, 0.0)
+    if inverse.dtype == tl.float64:
+        constant = (positions == 1) & (length == 1)
+    else:
+        constant = positions == 1
+    return tl.where(constant, 0.0, 2 * weight * inverse), projection
+
+
+@triton.jit
+def pull(x, x_other, inverse, inverse_other, factor, projection):
+    """Gradient of weight * D_x by x of one side, at its positions."""
+    normalised = x * inverse
+    return ((normalised - x_other * inverse_other) - normalised * projection) * factor

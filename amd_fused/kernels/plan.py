@@ -1,0 +1,153 @@
+"""Which form of the forward kernels each layer takes, and the blocks of every launch: fixed rules.
+
+From shapes, strides and the device's multiprocessor count alone; nothing is timed. The rules:
+
+- FUSED, maps and samples in one kernel, one program a (layer, sample): the map fits in registers
+  (padded to a power of two: <= 4096 positions for NCHW, <= 256 for channels_last and other strides, whose
+  tiles must hold several channels of every position), and either the call has at least two such
+  programs a multiprocessor, or a program reads no more than 128 KiB.
+- SPLIT, maps first, by position and channel blocks, then one program a (layer, sample): the map fits
+  (<= 4096), but its features are better read by more programs.
+- CHUNKED, maps first, then five short passes over chunks of positions: maps of any larger size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FUSED, SPLIT, CHUNKED = "fused", "split", "chunked"
+ROWS, PIXELS, STRIDED = 0, 1, 2
+FLAT = 3
+
+MAX_POSITIONS = 4096
+MAX_FUSED_PIXELS = 256
+SMALL_BYTES = 128 << 10
+MAX_GROUPS = 16
+CHUNK = 1024
+MAP_TILE = 4096  # elements of one tile of the map kernel
+FUSED_TILE = 8192
+BWD_TILE = 4096
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Shape, strides and element size of one side of a layer pair."""
+
+    shape: tuple[int, int, int, int]
+    strides: tuple[int, int, int, int]
+    itemsize: int
+
+    @property
+    def positions(self) -> int:
+        return self.shape[2] * self.shape[3]
+
+    @property
+    def layout(self) -> int:
+        """ROWS, PIXELS or STRIDED; sizes of 1 make a stride meaningless."""
+        _, channels, height, width = self.shape
+        _, stride_c, stride_h, stride_w = self.strides
+        if height > 1 and width > 1 and stride_h != width * stride_w:
+            return STRIDED
+        pixel = stride_w if width > 1 else stride_h
+        dense_positions = self.positions == 1 or pixel == 1
+        dense_channels = channels == 1 or stride_c == 1
+        if dense_channels and (self.positions == 1 or not dense_positions):
+            return PIXELS
+        return ROWS if dense_positions else STRIDED
+
+    @property
+    def align(self) -> int:
+        """A power of two that divides H * W, 16 at most."""
+        return math.gcd(self.positions, 16)
+
+    @property
+    def bytes_per_sample(self) -> int:
+        return self.shape[1] * self.positions * self.itemsize
+
+
+def next_power_of_2(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def form(student: Feature, teacher: Feature, layers: int, multiprocessors: int) -> str:
+    """The form of one layer pair in a call of `layers` pairs."""
+    padded = next_power_of_2(student.positions)
+    if padded > MAX_POSITIONS:
+        return CHUNKED
+    rows = student.layout == teacher.layout == ROWS
+    fits = padded <= (MAX_POSITIONS if rows else MAX_FUSED_PIXELS)
+    many = student.shape[0] * layers >= 2 * multiprocessors
+    small = student.bytes_per_sample + teacher.bytes_per_sample <= SMALL_BYTES
+    return FUSED if fits and (many or small) else SPLIT
+
+
+def fused_tile(student: Feature, teacher: Feature) -> tuple[int, int, int, int, int]:
+    """(BLOCK_N, BLOCK_C, ALIGN, LAYOUT_S, LAYOUT_T) of the fused kernel."""
+    block_n = max(16, next_power_of_2(student.positions))
+    channels = next_power_of_2(max(student.shape[1], teacher.shape[1]))
+    block_c = max(1, min(channels, FUSED_TILE // block_n))
+    return block_n, block_c, student.align, student.layout, teacher.layout
+
+
+def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]:
+    """(BLOCK_N, BLOCK_C, ALIGN, LAYOUT, GROUPS) of the map kernel."""
+    padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
+    if a.layout == PIXELS:
+        block_c = max(1, min(channels, 64))
+        block_n = max(16, min(padded, MAP_TILE // block_c))
+    else:
+        block_n = max(16, min(padded, 512))
+        block_c = max(1, min(channels, MAP_TILE // block_n))
+    programs = a.shape[0] * -(-a.positions // block_n)
+    # Channel groups where positions and samples alone would leave multiprocessors idle.
+    groups = 1
+    while (
+        groups < MAX_GROUPS
+        and programs * groups < 2 * multiprocessors
+        and a.shape[1] // (2 * groups) >= 2 * block_c
+    ):
+        groups *= 2
+    return block_n, block_c, a.align, a.layout, groups
+
+
+def map_programs(a: Feature, tile: tuple[int, int, int, int, int]) -> int:
+    return a.shape[0] * -(-a.positions // tile[0]) * tile[4]
+
+
+def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
+    """(BLOCK_N, BLOCK_C, ALIGN, FORM) of the backward kernel."""
+    padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
+    if a.layout == out.layout == PIXELS:
+        block_c = min(channels, 256)
+        return max(1, min(padded, BWD_TILE // block_c)), block_c, a.align, PIXELS
+    if a.layout == out.layout == ROWS:
+        gapless = a.strides[1] == out.strides[1] == a.positions or a.shape[1] == 1
+        if gapless and a.align * a.itemsize < 16:
+            return BWD_TILE // 2, 1, a.align, FLAT
+        block_n = max(1, min(padded, 1024))
+        return block_n, max(1, min(channels, BWD_TILE // block_n)), a.align, ROWS
+    block_n = max(1, min(padded, 256))
+    return block_n, max(1, min(channels, BWD_TILE // 2 // block_n)), a.align, STRIDED
+
+
+def bwd_programs(a: Feature, tile: tuple[int, int, int, int]) -> int:
+    batch, channels = a.shape[:2]
+    if tile[3] == FLAT:
+        return batch * -(-channels * a.positions // tile[0])
+    return batch * -(-a.positions // tile[0]) * -(-channels // tile[1])
+
+
+def warps(elements: int) -> int:
+    """Warps of a program that holds so many elements: 16 to 32 a thread, 4 to 16 warps."""
+    return max(4, min(16, elements // 512))
+
+
+def running_total(counts: Sequence[int]) -> tuple[int, ...]:
+    """First program of each, and the end."""
+    total, result = 0, [0]
+    for count in counts:
+        total += count
+        result.append(total)
+    return tuple(result)

@@ -150,6 +150,10 @@ def test_bad_options_end_with_one_line_and_code_2(arguments, message, capsys, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_networks_have_one_spelling():
+    assert Config(teacher="WRN28-1", student=" wrn-16-1") == Config(teacher="28-1", student="16-1")
+
+
 def test_output_directory_that_is_a_file_is_refused_before_training(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit) as exited:

@@ -39,7 +39,7 @@ class Config:
 
     teacher: str = _option("16-2", "teacher WideResNet, as depth-width")
     student: str = _option("16-1", "student WideResNet, as depth-width")
-    seeds: int = _option(4, "repetitions with seeds 0, 1, ...: each its own teacher and students")
+    seeds: int = _option(3, "repetitions with seeds 0, 1, ...: each its own teacher and students")
     train_size: int = _option(
         300, "training images of the students, as many of each digit; the teacher has all 898"
     )
@@ -60,7 +60,9 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in ("teacher", "student"):
-            parse_wrn(getattr(self, name), f"Config: {name}")
+            depth, width = parse_wrn(getattr(self, name), f"Config: {name}")
+            # One spelling in reports: WRN16-3 and 16-3 are the same network.
+            object.__setattr__(self, name, f"{depth}-{width}")
         for name in ("seeds", "epochs", "teacher_epochs"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "temperature", "kd_weight", "feature_weight"):

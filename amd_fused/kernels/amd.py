@@ -205,7 +205,7 @@ class _Pair:
         self.student, self.teacher = student, teacher
         self.d_f_s, self.d_f_t = d_f_s, d_f_t
         self.needs_grad = (d_f_s is not None, d_f_t is not None)
-        self.form = plan.form(student, teacher, layers, multiprocessors)
+        self.form = plan.form_of(student, teacher, layers, multiprocessors)
         self.batch = student.shape[0]
         self.maps: list[Tensor] = []
         self.map_tiles = [plan.map_tile(a, multiprocessors) for a in (student, teacher)]
@@ -215,7 +215,7 @@ def _map_launch(pairs: list[_Pair], dtype: torch.dtype) -> Launch:
     sides = [(a, f) for p in pairs for a, f in ((p.a_s, p.student), (p.a_t, p.teacher))]
     tiles = tuple(tile for p in pairs for tile in p.map_tiles)
     maps = tuple(
-        a.new_empty(tile[4], a.shape[0], f.positions, dtype=dtype)
+        a.new_empty(tile[3], a.shape[0], f.positions, dtype=dtype)
         for (a, f), tile in zip(sides, tiles, strict=True)
     )
     for number, pair in enumerate(pairs):
@@ -240,7 +240,7 @@ def _map_launch(pairs: list[_Pair], dtype: torch.dtype) -> Launch:
 
 def _fused_launch(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...]) -> Launch:
     tiles = tuple(plan.fused_tile(p.student, p.teacher) for p in pairs)
-    largest = max(tile[0] for tile in tiles)
+    largest = max(4 * tile[2] for tile in tiles)
     return Launch(
         amd_fwd.amd_fused_fwd_kernel,
         len(pairs) * pairs[0].batch,
@@ -259,15 +259,14 @@ def _fused_launch(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...])
             **_sample_constants(pairs, compiled),
             "TILES": tiles,
             "ACC": _triton_dtype(losses.dtype),
-            "num_warps": plan.warps(2 * largest),
+            "num_warps": plan.warps(largest),
         },
     )
 
 
 def _sample_launch(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...]) -> Launch:
     tiles = tuple(
-        (max(16, plan.next_power_of_2(p.student.positions)), *(tile[4] for tile in p.map_tiles))
-        for p in pairs
+        (plan.quadrant_block(p.student), *(tile[3] for tile in p.map_tiles)) for p in pairs
     )
     return Launch(
         amd_fwd.amd_sample_fwd_kernel,
@@ -284,14 +283,17 @@ def _sample_launch(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...]
         {
             **_sample_constants(pairs, compiled),
             "TILES": tiles,
-            "num_warps": plan.warps(2 * max(tile[0] for tile in tiles)),
+            "num_warps": plan.warps(max(4 * tile[0] for tile in tiles)),
         },
     )
 
 
 def _chunk_launches(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...]) -> list[Launch]:
-    tiles = tuple((plan.CHUNK, *(tile[4] for tile in p.map_tiles)) for p in pairs)
-    chunks = [-(-p.student.positions // plan.CHUNK) for p in pairs]
+    blocks = [min(plan.CHUNK, plan.quadrant_block(p.student)) for p in pairs]
+    tiles = tuple(
+        (block, *(tile[3] for tile in p.map_tiles)) for p, block in zip(pairs, blocks, strict=True)
+    )
+    chunks = [plan.chunks(p.student, block) for p, block in zip(pairs, blocks, strict=True)]
     sums = tuple(
         tuple(losses.new_empty(p.batch, count, slots, 4) for slots in (2, 6, 6, 2))
         for p, count in zip(pairs, chunks, strict=True)
@@ -301,6 +303,7 @@ def _chunk_launches(pairs: list[_Pair], losses: Tensor, compiled: tuple[Any, ...
         tuple(p.maps[0] for p in pairs),
         tuple(p.maps[1] for p in pairs),
         tuple(p.student.shape[2:] for p in pairs),
+        tuple(chunks),
         tuple(p.d_f_s for p in pairs),
         tuple(p.d_f_t for p in pairs),
         losses,

@@ -8,7 +8,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amd_fused.kernels.amd_map import PIXELS, ROWS, position_offset
+from amd_fused.kernels.amd_map import (
+    PIXELS,
+    ROWS,
+    aligned,
+    channel_offset,
+    position_offset,
+    sample_offset,
+)
 
 # Tiles: [channels, positions] or [positions, channels] as memory lies; or a flat stretch of a sample whose
 # channels follow each other without a gap, for maps whose rows are not whole 16-byte words.
@@ -26,7 +33,7 @@ def amd_bwd_kernel(
     shapes,  # tuple of (C, H, W)
     d_f,  # tuple of [B, N] in the compute dtype
     first_programs,  # tuple: first program of each feature, and the end
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, ALIGN, FORM)
+    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, FORM, ALIGN)
 ):
     pid = tl.program_id(0)
     for k in tl.static_range(len(features)):
@@ -34,49 +41,46 @@ def amd_bwd_kernel(
             channels, height, width = shapes[k]
             BLOCK_N: tl.constexpr = TILES[k][0]
             BLOCK_C: tl.constexpr = TILES[k][1]
-            FORM: tl.constexpr = TILES[k][3]
-            positions = tl.multiple_of(height * width, TILES[k][2])
+            FORM: tl.constexpr = TILES[k][2]
+            ALIGN: tl.constexpr = TILES[k][3]
+            positions = height * width
+            if FORM == ROWS:
+                positions = aligned(positions, ALIGN)
             unit = pid - first_programs[k]
             if FORM == FLAT:
-                size = channels * positions
+                size = aligned(channels * positions, ALIGN)
                 blocks = tl.cdiv(size, BLOCK_N)
                 b = (unit // blocks).to(tl.int64)
                 at = (unit % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
-                upstream = tl.load(grad_loss + b * stride_grad_loss)
                 mask = at < size
                 slope = tl.load(d_f[k] + b * positions + at % positions, mask=mask, other=0.0)
-                a = tl.load(features[k] + b * strides[k][0] + at, mask=mask, other=0.0)
-                out = a.to(slope.dtype) * (slope * (2 * upstream))
-                tl.store(gradients[k] + b * strides_out[k][0] + at, out, mask=mask)
+                o_in, o_out = at, at
             else:
                 n_blocks = tl.cdiv(positions, BLOCK_N)
                 c_blocks = tl.cdiv(channels, BLOCK_C)
                 # Neighbouring programs lie next to each other in memory.
                 if FORM == PIXELS:
-                    inner, outer = unit % c_blocks, (unit // c_blocks) % n_blocks
-                    i = outer * BLOCK_N + tl.arange(0, BLOCK_N)
-                    c = inner * BLOCK_C + tl.arange(0, BLOCK_C)
+                    n_block, c_block = (unit // c_blocks) % n_blocks, unit % c_blocks
                 else:
-                    inner, outer = unit % n_blocks, (unit // n_blocks) % c_blocks
-                    i = inner * BLOCK_N + tl.arange(0, BLOCK_N)
-                    c = outer * BLOCK_C + tl.arange(0, BLOCK_C)
+                    n_block, c_block = unit % n_blocks, (unit // n_blocks) % c_blocks
                 b = (unit // (n_blocks * c_blocks)).to(tl.int64)
-                upstream = tl.load(grad_loss + b * stride_grad_loss)
+                i = n_block * BLOCK_N + tl.arange(0, BLOCK_N)
+                c = c_block * BLOCK_C + tl.arange(0, BLOCK_C)
                 slope = tl.load(d_f[k] + b * positions + i, mask=i < positions, other=0.0)
-                slope = slope * (2 * upstream)
-                i_in = position_offset(i.to(tl.int64), width, strides[k], FORM)
-                i_out = position_offset(i.to(tl.int64), width, strides_out[k], FORM)
+                i_in = position_offset(i, width, strides[k], FORM, ALIGN)
+                i_out = position_offset(i, width, strides_out[k], FORM, ALIGN)
+                c_in = channel_offset(c, strides[k], FORM, ALIGN)
+                c_out = channel_offset(c, strides_out[k], FORM, ALIGN)
                 if FORM == PIXELS:
                     mask = (i < positions)[:, None] & (c < channels)[None, :]
-                    o_in = i_in[:, None] + c[None, :]
-                    o_out = i_out[:, None] + c[None, :]
+                    o_in, o_out = i_in[:, None] + c_in[None, :], i_out[:, None] + c_out[None, :]
                     slope = slope[:, None]
                 else:
                     mask = (c < channels)[:, None] & (i < positions)[None, :]
-                    c_wide = c.to(tl.int64)[:, None]
-                    o_in = c_wide * strides[k][1] + i_in[None, :]
-                    o_out = c_wide * strides_out[k][1] + i_out[None, :]
+                    o_in, o_out = c_in[:, None] + i_in[None, :], c_out[:, None] + i_out[None, :]
                     slope = slope[None, :]
-                a = tl.load(features[k] + b * strides[k][0] + o_in, mask=mask, other=0.0)
-                out = a.to(slope.dtype) * slope
-                tl.store(gradients[k] + b * strides_out[k][0] + o_out, out, mask=mask)
+            slope = slope * (2 * tl.load(grad_loss + b * stride_grad_loss))
+            a = features[k] + sample_offset(b, strides[k], ALIGN)
+            out = gradients[k] + sample_offset(b, strides_out[k], ALIGN)
+            value = tl.load(a + o_in, mask=mask, other=0.0).to(slope.dtype)
+            tl.store(out + o_out, value * slope, mask=mask)

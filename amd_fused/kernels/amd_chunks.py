@@ -1,4 +1,4 @@
-"""The per-sample part for maps of any size: one program a chunk of positions, one kernel a pass.
+"""The per-sample part for maps of any size: one program a chunk of each quadrant, one kernel a pass.
 
 Between passes every chunk leaves sums by quadrant, and every program of the next pass adds those of its
 sample in the order of the chunks: no atomics, the same bits each time. The maps are a 1/C-th of the
@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_fwd import load_map
-from amd_fused.kernels.amd_math import angles, inverse_norm, pull, pull_factors, settled, unit
+from amd_fused.kernels.amd_math import angles, inverse_norm, settled, unit
 from amd_fused.kernels.amd_sample import (
-    at_positions,
-    by_quadrant,
-    quadrant_of,
-    quadrant_positions,
+    map_slope,
+    quadrant_tile,
+    radial_factor,
     share_of,
+    square_distance,
 )
 
 # Passes, in order. What each leaves: [B, chunks, slots, 4] sums by quadrant.
@@ -54,7 +54,7 @@ def _norms(norm_sums, b, chunks, EPS: tl.constexpr):
 
 
 @triton.jit
-def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions, in_quadrant):
+def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions, counts):
     """D_x of the whole map (scalar) and of the quadrants ([4])."""
     squares_s = _total(square_sums, b, chunks, 2 * x, 6)
     squares_t = _total(square_sums, b, chunks, 2 * x + 1, 6)
@@ -66,46 +66,30 @@ def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions
     quadrants = _total(distance_sums, b, chunks, 2 * x + 1, 6)
     return (
         settled(whole, positions, length_s, length_t),
-        settled(quadrants, in_quadrant, lengths_s, lengths_t),
+        settled(quadrants, counts, lengths_s, lengths_t),
     )
 
 
 @triton.jit
-def _slope(
-    mine,
-    theirs,
-    squares_mine,  # [4]
-    squares_theirs,
-    distance,  # scalar
-    distances,  # [4]
-    quadrant,
-    positions,
-    in_quadrant,
-    weight_whole,  # scalar
-    weight_quadrant,  # [4]
-    LOCAL: tl.constexpr,
-):
-    """Gradient of one of the maps g, p, n of one side, whole map and quadrants."""
-    inverse, length = unit(tl.sum(squares_mine, axis=0))
-    inverse_other, length_other = unit(tl.sum(squares_theirs, axis=0))
-    factor, projection = pull_factors(
-        inverse, distance, length, length_other, positions, weight_whole
-    )
-    total = pull(mine, theirs, inverse, inverse_other, factor, projection)
-    if LOCAL:
-        inverses, lengths = unit(squares_mine)
-        inverses_other, lengths_other = unit(squares_theirs)
-        factors, projections = pull_factors(
-            inverses, distances, lengths, lengths_other, in_quadrant, weight_quadrant
+def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunks, norm, inverse):
+    """u in d_f becomes dL/df, by the sum over all chunks of u f."""
+    sum_uf = tl.sum(_total(slope_sums, b, chunks, side, 2), axis=0)
+    u = tl.load(d_f + at, mask=valid, other=0.0)
+    tl.store(d_f + at, u * inverse - radial_factor(sum_uf, norm, inverse) * f, mask=valid)
+
+
+@triton.jit
+def _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT: tl.constexpr, OPTIONS: tl.constexpr):
+    ACC: tl.constexpr = sums[NORM].dtype.element_ty
+    total = tl.sum(tl.zeros((4,), ACC), axis=0)
+    for x in tl.static_range(3):
+        weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, ACC)
+        distance, distances = _distances(
+            sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
         )
-        total += pull(
-            mine,
-            theirs,
-            at_positions(inverses, quadrant),
-            at_positions(inverses_other, quadrant),
-            at_positions(factors, quadrant),
-            at_positions(projections, quadrant),
-        )
+        total += weight * distance
+        if OPTIONS[3] > 0:
+            total += tl.sum(weights * distances, axis=0)
     return total
 
 
@@ -120,65 +104,37 @@ def _pass(
     b,
     B,
     chunk,
+    chunks,
     height,
     width,
-    BLOCK_N: tl.constexpr,
-    GROUPS_S: tl.constexpr,
-    GROUPS_T: tl.constexpr,
-    GRAD_S: tl.constexpr,
-    GRAD_T: tl.constexpr,
+    TILE: tl.constexpr,  # (BLOCK, GROUPS_S, GROUPS_T)
+    NEEDS_GRAD: tl.constexpr,  # (student, teacher)
     LAYER_WEIGHT: tl.constexpr,
     OPTIONS: tl.constexpr,
     PASS: tl.constexpr,
 ):
-    EPS: tl.constexpr = OPTIONS[7]
-    LOCAL: tl.constexpr = OPTIONS[3] > 0
     positions = height * width
-    chunks = tl.cdiv(positions, BLOCK_N)
-    i = chunk * BLOCK_N + tl.arange(0, BLOCK_N)
-    valid = i < positions
-    quadrant = quadrant_of(i, height, width)
-    f_s = load_map(map_s, b, B, positions, i, GROUPS_S)
-    f_t = load_map(map_t, b, B, positions, i, GROUPS_T)
+    j = chunk * TILE[0] + tl.arange(0, TILE[0])
+    position, valid, counts = quadrant_tile(j, height, width)
+    at = b * positions + position
+    f_s = load_map(map_s, b, B, positions, position, valid, TILE[1])
+    f_t = load_map(map_t, b, B, positions, position, valid, TILE[2])
     if PASS == NORM:
-        _put(sums[NORM], b, chunk, chunks, 0, 2, by_quadrant(f_s * f_s, quadrant))
-        _put(sums[NORM], b, chunk, chunks, 1, 2, by_quadrant(f_t * f_t, quadrant))
+        _put(sums[NORM], b, chunk, chunks, 0, 2, tl.sum(f_s * f_s, axis=1))
+        _put(sums[NORM], b, chunk, chunks, 1, 2, tl.sum(f_t * f_t, axis=1))
     else:
-        norm_s, inverse_s, norm_t, inverse_t = _norms(sums[NORM], b, chunks, EPS)
-        in_quadrant = quadrant_positions(height, width)
-        at = b * positions + i
+        norm_s, inverse_s, norm_t, inverse_t = _norms(sums[NORM], b, chunks, OPTIONS[7])
         if PASS == GRADIENT:
-            if GRAD_S:
-                uf = tl.sum(_total(sums[SLOPE], b, chunks, 0, 2), axis=0)
-                radial = tl.where(
-                    norm_s == 0,
-                    0.0,
-                    uf * inverse_s * inverse_s / tl.where(norm_s == 0, 1.0, norm_s),
+            if NEEDS_GRAD[0]:
+                _finish_gradient(
+                    d_f_s, at, valid, f_s, sums[SLOPE], 0, b, chunks, norm_s, inverse_s
                 )
-                u = tl.load(d_f_s + at, mask=valid, other=0.0)
-                tl.store(d_f_s + at, u * inverse_s - radial * f_s, mask=valid)
-            if GRAD_T:
-                uf = tl.sum(_total(sums[SLOPE], b, chunks, 1, 2), axis=0)
-                radial = tl.where(
-                    norm_t == 0,
-                    0.0,
-                    uf * inverse_t * inverse_t / tl.where(norm_t == 0, 1.0, norm_t),
+            if NEEDS_GRAD[1]:
+                _finish_gradient(
+                    d_f_t, at, valid, f_t, sums[SLOPE], 1, b, chunks, norm_t, inverse_t
                 )
-                u = tl.load(d_f_t + at, mask=valid, other=0.0)
-                tl.store(d_f_t + at, u * inverse_t - radial * f_t, mask=valid)
             if chunk == 0:
-                total = tl.zeros_like(norm_s)
-                for x in tl.static_range(3):
-                    whole, local = share_of(
-                        x, positions, in_quadrant, LAYER_WEIGHT, OPTIONS, f_s.dtype
-                    )
-                    distance, distances = _distances(
-                        sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, in_quadrant
-                    )
-                    total += whole * distance
-                    if LOCAL:
-                        total += tl.sum(local * distances, axis=0)
-                tl.store(loss + b, total)
+                tl.store(loss + b, _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT, OPTIONS))
         else:
             g_s, p_s, n_s, slope_g_s, slope_p_s, slope_n_s = angles(
                 f_s, valid, norm_s, inverse_s, OPTIONS
@@ -195,63 +151,46 @@ def _pass(
                 else:
                     x_s, x_t, slope_s, slope_t = n_s, n_t, slope_n_s, slope_n_t
                 if PASS == SQUARE:
-                    _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, by_quadrant(x_s * x_s, quadrant))
-                    _put(
-                        sums[SQUARE],
-                        b,
-                        chunk,
-                        chunks,
-                        2 * x + 1,
-                        6,
-                        by_quadrant(x_t * x_t, quadrant),
-                    )
+                    _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, tl.sum(x_s * x_s, axis=1))
+                    _put(sums[SQUARE], b, chunk, chunks, 2 * x + 1, 6, tl.sum(x_t * x_t, axis=1))
                 else:
                     squares_s = _total(sums[SQUARE], b, chunks, 2 * x, 6)
                     squares_t = _total(sums[SQUARE], b, chunks, 2 * x + 1, 6)
                     if PASS == DISTANCE:
                         inverse_x_s, _ = unit(tl.sum(squares_s, axis=0))
                         inverse_x_t, _ = unit(tl.sum(squares_t, axis=0))
-                        d = x_s * inverse_x_s - x_t * inverse_x_t
-                        _put(
-                            sums[DISTANCE], b, chunk, chunks, 2 * x, 6, by_quadrant(d * d, quadrant)
+                        whole = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
+                        _put(sums[DISTANCE], b, chunk, chunks, 2 * x, 6, whole)
+                        inverse_x_s, _ = unit(squares_s)
+                        inverse_x_t, _ = unit(squares_t)
+                        local = square_distance(
+                            x_s, x_t, inverse_x_s[:, None], inverse_x_t[:, None]
                         )
-                        inverses_s, _ = unit(squares_s)
-                        inverses_t, _ = unit(squares_t)
-                        d = x_s * at_positions(inverses_s, quadrant)
-                        d -= x_t * at_positions(inverses_t, quadrant)
-                        _put(
-                            sums[DISTANCE],
-                            b,
-                            chunk,
-                            chunks,
-                            2 * x + 1,
-                            6,
-                            by_quadrant(d * d, quadrant),
-                        )
+                        _put(sums[DISTANCE], b, chunk, chunks, 2 * x + 1, 6, local)
                     else:
-                        whole, local = share_of(
-                            x, positions, in_quadrant, LAYER_WEIGHT, OPTIONS, f_s.dtype
+                        weight, weights = share_of(
+                            x, positions, counts, LAYER_WEIGHT, OPTIONS, f_s.dtype
                         )
                         distance, distances = _distances(
-                            sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, in_quadrant
+                            sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
                         )
-                        if GRAD_S:
-                            u_s += slope_s * _slope(
-                                x_s, x_t, squares_s, squares_t, distance, distances, quadrant,
-                                positions, in_quadrant, whole, local, LOCAL,
+                        if NEEDS_GRAD[0]:
+                            u_s += slope_s * map_slope(
+                                x_s, x_t, squares_s, squares_t, distance, distances,
+                                positions, counts, weight, weights, OPTIONS[3] > 0,
                             )  # fmt: skip
-                        if GRAD_T:
-                            u_t += slope_t * _slope(
-                                x_t, x_s, squares_t, squares_s, distance, distances, quadrant,
-                                positions, in_quadrant, whole, local, LOCAL,
+                        if NEEDS_GRAD[1]:
+                            u_t += slope_t * map_slope(
+                                x_t, x_s, squares_t, squares_s, distance, distances,
+                                positions, counts, weight, weights, OPTIONS[3] > 0,
                             )  # fmt: skip
             if PASS == SLOPE:
-                if GRAD_S:
+                if NEEDS_GRAD[0]:
                     tl.store(d_f_s + at, u_s, mask=valid)
-                    _put(sums[SLOPE], b, chunk, chunks, 0, 2, by_quadrant(u_s * f_s, quadrant))
-                if GRAD_T:
+                    _put(sums[SLOPE], b, chunk, chunks, 0, 2, tl.sum(u_s * f_s, axis=1))
+                if NEEDS_GRAD[1]:
                     tl.store(d_f_t + at, u_t, mask=valid)
-                    _put(sums[SLOPE], b, chunk, chunks, 1, 2, by_quadrant(u_t * f_t, quadrant))
+                    _put(sums[SLOPE], b, chunk, chunks, 1, 2, tl.sum(u_t * f_t, axis=1))
 
 
 @triton.jit
@@ -259,6 +198,7 @@ def amd_chunk_fwd_kernel(
     maps_s,  # tuple of [GROUPS, B, N] in the compute dtype
     maps_t,
     shapes,  # tuple of (H, W)
+    chunks,  # tuple: chunks of each layer
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
@@ -266,7 +206,7 @@ def amd_chunk_fwd_kernel(
     first_programs,  # tuple: first program of each layer, and the end
     B,
     ROWS_OF_LOSSES: tl.constexpr,
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, GROUPS_S, GROUPS_T)
+    TILES: tl.constexpr,  # tuple of (BLOCK, GROUPS_S, GROUPS_T)
     LAYER_WEIGHTS: tl.constexpr,
     NEEDS_GRAD: tl.constexpr,
     OPTIONS: tl.constexpr,
@@ -275,13 +215,11 @@ def amd_chunk_fwd_kernel(
     pid = tl.program_id(0)
     for layer in tl.static_range(len(maps_s)):
         if (pid >= first_programs[layer]) & (pid < first_programs[layer + 1]):
-            height, width = shapes[layer]
-            chunks = tl.cdiv(height * width, TILES[layer][0])
-            unit_number = pid - first_programs[layer]
+            number = pid - first_programs[layer]
             _pass(
                 maps_s[layer], maps_t[layer], d_f_s[layer], d_f_t[layer],
                 losses + ROWS_OF_LOSSES[layer] * B, sums[layer],
-                (unit_number // chunks).to(tl.int64), B, unit_number % chunks, height, width,
-                TILES[layer][0], TILES[layer][1], TILES[layer][2],
-                NEEDS_GRAD[layer][0], NEEDS_GRAD[layer][1], LAYER_WEIGHTS[layer], OPTIONS, PASS,
+                (number // chunks[layer]).to(tl.int64), B, number % chunks[layer], chunks[layer],
+                shapes[layer][0], shapes[layer][1], TILES[layer], NEEDS_GRAD[layer],
+                LAYER_WEIGHTS[layer], OPTIONS, PASS,
             )  # fmt: skip

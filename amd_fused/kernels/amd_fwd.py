@@ -9,20 +9,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amd_fused.kernels.amd_map import attention_map
-from amd_fused.kernels.amd_sample import sample_loss
-
-
-@triton.jit
-def _aligned_positions(height, width, ALIGN: tl.constexpr):
-    """H * W, with what the launcher knows of its divisors: lets rows be loaded 16 bytes at a time."""
-    return tl.multiple_of(height * width, ALIGN)
+from amd_fused.kernels.amd_map import aligned, attention_map
+from amd_fused.kernels.amd_sample import quadrant_tile, sample_loss
 
 
 @triton.jit
 def _store_sample(
     loss,
-    u_s,
+    u_s,  # [4, M]
     u_t,
     losses,  # [L, B] in the compute dtype
     d_f_s,  # [B, N] in the compute dtype, or None
@@ -30,17 +24,18 @@ def _store_sample(
     layer,
     b,
     B,
-    i,
     positions,
+    position,  # [4, M]
+    valid,
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
 ):
     tl.store(losses + layer * B + b, loss)
-    at = b.to(tl.int64) * positions + i
+    at = b.to(tl.int64) * positions + position
     if GRAD_S:
-        tl.store(d_f_s + at, u_s, mask=i < positions)
+        tl.store(d_f_s + at, u_s, mask=valid)
     if GRAD_T:
-        tl.store(d_f_t + at, u_t, mask=i < positions)
+        tl.store(d_f_t + at, u_t, mask=valid)
 
 
 @triton.jit
@@ -55,7 +50,7 @@ def amd_fused_fwd_kernel(
     losses,  # [L, B] in the compute dtype
     B,
     ROWS_OF_LOSSES: tl.constexpr,  # tuple: number of the layer in `losses`
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, ALIGN, LAYOUT_S, LAYOUT_T)
+    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, M, SIDE_S, SIDE_T), SIDE (LAYOUT, ALIGN)
     LAYER_WEIGHTS: tl.constexpr,
     NEEDS_GRAD: tl.constexpr,  # tuple of (student, teacher)
     OPTIONS: tl.constexpr,
@@ -68,26 +63,29 @@ def amd_fused_fwd_kernel(
             C_S, C_T, height, width = shapes[layer]
             BLOCK_N: tl.constexpr = TILES[layer][0]
             BLOCK_C: tl.constexpr = TILES[layer][1]
-            positions = _aligned_positions(height, width, TILES[layer][2])
-            i = tl.arange(0, BLOCK_N)
-            a_s = students[layer] + b.to(tl.int64) * strides_s[layer][0]
-            a_t = teachers[layer] + b.to(tl.int64) * strides_t[layer][0]
+            M: tl.constexpr = TILES[layer][2]
             f_s = attention_map(
-                a_s, strides_s[layer], 0, C_S, i, i < positions, width,
+                students[layer], strides_s[layer], b, 0, C_S, 0, height, width,
                 BLOCK_N, BLOCK_C, TILES[layer][3], ACC,
             )  # fmt: skip
             f_t = attention_map(
-                a_t, strides_t[layer], 0, C_T, i, i < positions, width,
+                teachers[layer], strides_t[layer], b, 0, C_T, 0, height, width,
                 BLOCK_N, BLOCK_C, TILES[layer][4], ACC,
             )  # fmt: skip
+            # From the order of memory to that of the quadrants.
+            position, valid, counts = quadrant_tile(tl.arange(0, M), height, width)
+            source = tl.reshape(tl.where(valid, position, 0), (4 * M,))
+            f_s = tl.where(valid, tl.reshape(tl.gather(f_s, source, 0), (4, M)), 0.0)
+            f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (4, M)), 0.0)
             GRAD_S: tl.constexpr = NEEDS_GRAD[layer][0]
             GRAD_T: tl.constexpr = NEEDS_GRAD[layer][1]
+            positions = height * width
             loss, u_s, u_t = sample_loss(
-                f_s, f_t, i, height, width, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
+                f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
             )
             _store_sample(
                 loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, i, positions, GRAD_S, GRAD_T,
+                ROWS_OF_LOSSES[layer], b, B, positions, position, valid, GRAD_S, GRAD_T,
             )  # fmt: skip
 
 
@@ -99,7 +97,7 @@ def amd_map_fwd_kernel(
     maps,  # tuple of [GROUPS, B, N] in the compute dtype
     first_programs,  # tuple: first program of each feature, and the end
     B,
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, ALIGN, LAYOUT, GROUPS)
+    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, SIDE, GROUPS), SIDE (LAYOUT, ALIGN)
     ACC: tl.constexpr,
 ):
     """One program: a block of positions of one sample, over one group of its channels."""
@@ -108,8 +106,8 @@ def amd_map_fwd_kernel(
         if (pid >= first_programs[k]) & (pid < first_programs[k + 1]):
             channels, height, width = shapes[k]
             BLOCK_N: tl.constexpr = TILES[k][0]
-            GROUPS: tl.constexpr = TILES[k][4]
-            positions = _aligned_positions(height, width, TILES[k][2])
+            GROUPS: tl.constexpr = TILES[k][3]
+            positions = height * width
             blocks = tl.cdiv(positions, BLOCK_N)
             unit = pid - first_programs[k]
             group = unit % GROUPS
@@ -117,22 +115,22 @@ def amd_map_fwd_kernel(
             b = (unit // GROUPS // blocks).to(tl.int64)
             per_group = tl.cdiv(channels, GROUPS)
             last = tl.minimum(channels, (group + 1) * per_group)
-            i = block * BLOCK_N + tl.arange(0, BLOCK_N)
             f = attention_map(
-                features[k] + b * strides[k][0], strides[k], group * per_group, last,
-                i, i < positions, width, BLOCK_N, TILES[k][1], TILES[k][3], ACC,
+                features[k], strides[k], b, group * per_group, last, block * BLOCK_N,
+                height, width, BLOCK_N, TILES[k][1], TILES[k][2], ACC,
             )  # fmt: skip
+            i = block * BLOCK_N + tl.arange(0, BLOCK_N)
             at = (group.to(tl.int64) * B + b) * positions + i
             tl.store(maps[k] + at, f, mask=i < positions)
 
 
 @triton.jit
-def load_map(maps, b, B, positions, i, GROUPS: tl.constexpr):
-    """f [N] of sample b: the sum over the channel groups, in their order; 0 beyond the map."""
-    f = tl.load(maps + b * positions + i, mask=i < positions, other=0.0)
+def load_map(maps, b, B, positions, position, valid, GROUPS: tl.constexpr):
+    """f of sample b at `position`: the sum over the channel groups, in their order; 0 if not valid."""
+    f = tl.load(maps + b * positions + position, mask=valid, other=0.0)
     for group in tl.static_range(1, GROUPS):
-        at = (B.to(tl.int64) * group + b) * positions + i
-        f += tl.load(maps + at, mask=i < positions, other=0.0)
+        at = (B.to(tl.int64) * group + b) * positions + position
+        f += tl.load(maps + at, mask=valid, other=0.0)
     return f
 
 
@@ -146,7 +144,7 @@ def amd_sample_fwd_kernel(
     losses,  # [L, B] in the compute dtype
     B,
     ROWS_OF_LOSSES: tl.constexpr,
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, GROUPS_S, GROUPS_T)
+    TILES: tl.constexpr,  # tuple of (M, GROUPS_S, GROUPS_T)
     LAYER_WEIGHTS: tl.constexpr,
     NEEDS_GRAD: tl.constexpr,
     OPTIONS: tl.constexpr,
@@ -157,15 +155,15 @@ def amd_sample_fwd_kernel(
         if pid // B == layer:
             height, width = shapes[layer]
             positions = height * width
-            i = tl.arange(0, TILES[layer][0])
-            f_s = load_map(maps_s[layer], b, B, positions, i, TILES[layer][1])
-            f_t = load_map(maps_t[layer], b, B, positions, i, TILES[layer][2])
+            position, valid, counts = quadrant_tile(tl.arange(0, TILES[layer][0]), height, width)
+            f_s = load_map(maps_s[layer], b, B, positions, position, valid, TILES[layer][1])
+            f_t = load_map(maps_t[layer], b, B, positions, position, valid, TILES[layer][2])
             GRAD_S: tl.constexpr = NEEDS_GRAD[layer][0]
             GRAD_T: tl.constexpr = NEEDS_GRAD[layer][1]
             loss, u_s, u_t = sample_loss(
-                f_s, f_t, i, height, width, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
+                f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
             )
             _store_sample(
                 loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, i, positions, GRAD_S, GRAD_T,
+                ROWS_OF_LOSSES[layer], b, B, positions, position, valid, GRAD_S, GRAD_T,
             )  # fmt: skip

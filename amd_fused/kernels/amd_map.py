@@ -12,47 +12,80 @@ STRIDED = tl.constexpr(2)  # anything else
 
 
 @triton.jit
-def position_offset(i, width, strides, LAYOUT: tl.constexpr):
-    """Element offset of position i within one channel of one sample; strides (b, c, h, w)."""
+def aligned(n, ALIGN: tl.constexpr):
+    """n, which the launcher knows to be a multiple of ALIGN: now the compiler knows it too."""
+    return (n // ALIGN) * ALIGN
+
+
+@triton.jit
+def sample_offset(b, strides, ALIGN: tl.constexpr):
+    """Element offset of sample b; strides (b, c, h, w)."""
+    return b.to(tl.int64) * aligned(strides[0], ALIGN)
+
+
+@triton.jit
+def channel_offset(c, strides, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+    """Element offset of channel c within a sample."""
+    if LAYOUT == PIXELS:
+        return c
+    elif LAYOUT == ROWS:
+        return c.to(tl.int64) * aligned(strides[1], ALIGN)
+    else:
+        return c.to(tl.int64) * strides[1]
+
+
+@triton.jit
+def position_offset(i, width, strides, LAYOUT: tl.constexpr, ALIGN: tl.constexpr):
+    """Element offset of position i within a channel."""
     if LAYOUT == ROWS:
         return i
     elif LAYOUT == PIXELS:
         # A one-column map has its pixels along the height.
-        return i * tl.where(width > 1, strides[3], strides[2])
+        pixel = tl.where(width > 1, strides[3], strides[2])
+        return i.to(tl.int64) * aligned(pixel, ALIGN)
     else:
-        return (i // width) * strides[2] + (i % width) * strides[3]
+        return (i // width).to(tl.int64) * strides[2] + (i % width).to(tl.int64) * strides[3]
 
 
 @triton.jit
 def attention_map(
-    a,  # pointer to the first element of the sample
+    features,  # [B, C, H, W], any strides and dtype
     strides,  # (b, c, h, w)
+    b,  # sample
     first,  # channels [first, last) are summed
     last,
-    i,  # [N] positions
-    valid,  # [N] of bool: positions within the map
+    begin,  # positions [begin, begin + BLOCK_N)
+    height,
     width,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    LAYOUT: tl.constexpr,
+    SIDE: tl.constexpr,  # (LAYOUT, ALIGN)
     ACC: tl.constexpr,
 ):
-    """f [N] in the compute dtype, 0 where not valid. Tiles lie as memory does: 16-byte loads."""
-    at = position_offset(i.to(tl.int64), width, strides, LAYOUT)
+    """f [BLOCK_N] in the compute dtype, 0 beyond the map. Tiles lie as memory does: 16-byte loads."""
+    LAYOUT: tl.constexpr = SIDE[0]
+    ALIGN: tl.constexpr = SIDE[1]
+    i = begin + tl.arange(0, BLOCK_N)
+    positions = height * width
+    if LAYOUT == ROWS:
+        positions = aligned(positions, ALIGN)
+    valid = i < positions
+    a = features + sample_offset(b, strides, ALIGN)
+    at = position_offset(i, width, strides, LAYOUT, ALIGN)
     if LAYOUT == PIXELS:
         total = tl.zeros((BLOCK_N, BLOCK_C), ACC)
-        for begin in range(first, last, BLOCK_C):
-            c = begin + tl.arange(0, BLOCK_C)
+        for start in range(first, last, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
             mask = valid[:, None] & (c < last)[None, :]
             tile = tl.load(a + at[:, None] + c[None, :], mask=mask, other=0.0).to(ACC)
             total += tile * tile
         return tl.sum(total, axis=1)
     else:
         total = tl.zeros((BLOCK_C, BLOCK_N), ACC)
-        for begin in range(first, last, BLOCK_C):
-            c = begin + tl.arange(0, BLOCK_C)
+        for start in range(first, last, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
             mask = (c < last)[:, None] & valid[None, :]
-            offset = c.to(tl.int64)[:, None] * strides[1] + at[None, :]
+            offset = channel_offset(c, strides, LAYOUT, ALIGN)[:, None] + at[None, :]
             tile = tl.load(a + offset, mask=mask, other=0.0).to(ACC)
             total += tile * tile
         return tl.sum(total, axis=0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 FUSED, SPLIT, CHUNKED = "fused", "split", "chunked"
 ROWS, PIXELS, STRIDED = 0, 1, 2
@@ -25,7 +26,7 @@ MAX_POSITIONS = 4096
 MAX_FUSED_PIXELS = 256
 SMALL_BYTES = 128 << 10
 MAX_GROUPS = 16
-CHUNK = 1024
+CHUNK = 256  # positions of each quadrant
 MAP_TILE = 4096  # elements of one tile of the map kernel
 FUSED_TILE = 8192
 BWD_TILE = 4096
@@ -59,8 +60,18 @@ class Feature:
 
     @property
     def align(self) -> int:
-        """A power of two that divides H * W, 16 at most."""
-        return math.gcd(self.positions, 16)
+        """A power of two, 16 at most, that divides every offset at which a row or pixel begins."""
+        if self.layout == ROWS:
+            return math.gcd(16, self.positions, self.strides[0], self.strides[1])
+        if self.layout == PIXELS:
+            pixel = self.strides[3] if self.shape[3] > 1 else self.strides[2]
+            return math.gcd(16, self.strides[0], pixel)
+        return math.gcd(16, self.strides[0])
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """(LAYOUT, ALIGN) as the kernels take it."""
+        return self.layout, self.align
 
     @property
     def bytes_per_sample(self) -> int:
@@ -71,7 +82,7 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def form(student: Feature, teacher: Feature, layers: int, multiprocessors: int) -> str:
+def form_of(student: Feature, teacher: Feature, layers: int, multiprocessors: int) -> str:
     """The form of one layer pair in a call of `layers` pairs."""
     padded = next_power_of_2(student.positions)
     if padded > MAX_POSITIONS:
@@ -83,16 +94,28 @@ def form(student: Feature, teacher: Feature, layers: int, multiprocessors: int) 
     return FUSED if fits and (many or small) else SPLIT
 
 
-def fused_tile(student: Feature, teacher: Feature) -> tuple[int, int, int, int, int]:
-    """(BLOCK_N, BLOCK_C, ALIGN, LAYOUT_S, LAYOUT_T) of the fused kernel."""
+def quadrant_block(a: Feature) -> int:
+    """M of the per-sample tiles: positions of the largest quadrant, padded to a power of two."""
+    _, _, height, width = a.shape
+    return max(4, next_power_of_2((height - height // 2) * (width - width // 2)))
+
+
+def chunks(a: Feature, block: int) -> int:
+    """Chunks of `block` positions in the largest quadrant."""
+    _, _, height, width = a.shape
+    return -(-(height - height // 2) * (width - width // 2) // block)
+
+
+def fused_tile(student: Feature, teacher: Feature) -> tuple[Any, ...]:
+    """(BLOCK_N, BLOCK_C, M, SIDE_S, SIDE_T) of the fused kernel."""
     block_n = max(16, next_power_of_2(student.positions))
     channels = next_power_of_2(max(student.shape[1], teacher.shape[1]))
     block_c = max(1, min(channels, FUSED_TILE // block_n))
-    return block_n, block_c, student.align, student.layout, teacher.layout
+    return block_n, block_c, quadrant_block(student), student.side, teacher.side
 
 
-def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]:
-    """(BLOCK_N, BLOCK_C, ALIGN, LAYOUT, GROUPS) of the map kernel."""
+def map_tile(a: Feature, multiprocessors: int) -> tuple[Any, ...]:
+    """(BLOCK_N, BLOCK_C, SIDE, GROUPS) of the map kernel."""
     padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
     if a.layout == PIXELS:
         block_c = max(1, min(channels, 64))
@@ -109,39 +132,43 @@ def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]
         and a.shape[1] // (2 * groups) >= 2 * block_c
     ):
         groups *= 2
-    return block_n, block_c, a.align, a.layout, groups
+    return block_n, block_c, a.side, groups
 
 
-def map_programs(a: Feature, tile: tuple[int, int, int, int, int]) -> int:
-    return a.shape[0] * -(-a.positions // tile[0]) * tile[4]
+def map_programs(a: Feature, tile: tuple[Any, ...]) -> int:
+    block_n, _, _, groups = tile
+    return int(a.shape[0] * -(-a.positions // block_n) * groups)
 
 
 def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
-    """(BLOCK_N, BLOCK_C, ALIGN, FORM) of the backward kernel."""
+    """(BLOCK_N, BLOCK_C, FORM, ALIGN) of the backward kernel."""
     padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
+    align = math.gcd(a.align, out.align)
     if a.layout == out.layout == PIXELS:
         block_c = min(channels, 256)
-        return max(1, min(padded, BWD_TILE // block_c)), block_c, a.align, PIXELS
+        return max(1, min(padded, BWD_TILE // block_c)), block_c, PIXELS, align
     if a.layout == out.layout == ROWS:
         gapless = a.strides[1] == out.strides[1] == a.positions or a.shape[1] == 1
-        if gapless and a.align * a.itemsize < 16:
-            return BWD_TILE // 2, 1, a.align, FLAT
+        if gapless and align * a.itemsize < 16:
+            align = math.gcd(16, a.shape[1] * a.positions, a.strides[0], out.strides[0])
+            return BWD_TILE // 2, 1, FLAT, align
         block_n = max(1, min(padded, 1024))
-        return block_n, max(1, min(channels, BWD_TILE // block_n)), a.align, ROWS
+        return block_n, max(1, min(channels, BWD_TILE // block_n)), ROWS, align
     block_n = max(1, min(padded, 256))
-    return block_n, max(1, min(channels, BWD_TILE // 2 // block_n)), a.align, STRIDED
+    return block_n, max(1, min(channels, BWD_TILE // 2 // block_n)), STRIDED, 1
 
 
 def bwd_programs(a: Feature, tile: tuple[int, int, int, int]) -> int:
+    block_n, block_c, form, _ = tile
     batch, channels = a.shape[:2]
-    if tile[3] == FLAT:
-        return batch * -(-channels * a.positions // tile[0])
-    return batch * -(-a.positions // tile[0]) * -(-channels // tile[1])
+    if form == FLAT:
+        return batch * -(-channels * a.positions // block_n)
+    return batch * -(-a.positions // block_n) * -(-channels // block_c)
 
 
-def warps(elements: int) -> int:
-    """Warps of a program that holds so many elements: 16 to 32 a thread, 4 to 16 warps."""
-    return max(4, min(16, elements // 512))
+def warps(positions: int) -> int:
+    """Warps of a program that holds a sample's map: at most 8 positions a thread, 4 to 16 warps."""
+    return max(4, min(16, positions // 256))
 
 
 def running_total(counts: Sequence[int]) -> tuple[int, ...]:

@@ -119,7 +119,7 @@ def amd_loss(
     _checks.no_forward_mode("amd_loss", chosen, features)
     double = reference.compute_dtype(features) == torch.float64
     layers = len(students)
-    per_sample, _ = _ops.amd_fwd(
+    per_sample = _ops.amd_fwd(
         chosen,
         students,
         teachers,
@@ -135,6 +135,5 @@ def amd_loss(
         [float(w) / layers for w in (layer_weights or [1.0] * layers)],
         float(eps),
         reduction != "batchmean",
-        [a.requires_grad and torch.is_grad_enabled() for a in features],
     )
     return per_sample if reduction == "none" else per_sample.mean()

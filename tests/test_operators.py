@@ -27,8 +27,6 @@ def forward_arguments(
     dtype: torch.dtype, needs_grad: list[bool], **changes: Any
 ) -> tuple[Any, ...]:
     students, teachers = pairs(dtype)
-    for a, needed in zip([*students, *teachers], needs_grad, strict=True):
-        a.requires_grad_(needed)
     options = {
         "margin_polynomial": _margin.margin_polynomial(1.35, dtype == torch.float64),
         "margin": 1.35,

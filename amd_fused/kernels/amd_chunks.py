@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_fwd import load_map
-from amd_fused.kernels.amd_math import angles, inverse_norm, settled, unit
+from amd_fused.kernels.amd_math import TERMS, inverse_norm, settled, term_map, unit
 from amd_fused.kernels.amd_sample import (
     map_slope,
     quadrant_tile,
@@ -82,7 +82,7 @@ def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunk
 def _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT: tl.constexpr, OPTIONS: tl.constexpr):
     ACC: tl.constexpr = sums[NORM].dtype.element_ty
     total = tl.sum(tl.zeros((4,), ACC), axis=0)
-    for x in tl.static_range(3):
+    for x in tl.static_range(TERMS):
         weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, ACC)
         distance, distances = _distances(
             sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
@@ -136,20 +136,10 @@ def _pass(
             if chunk == 0:
                 tl.store(loss + b, _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT, OPTIONS))
         else:
-            g_s, p_s, n_s, slope_g_s, slope_p_s, slope_n_s = angles(
-                f_s, valid, norm_s, inverse_s, OPTIONS
-            )
-            g_t, p_t, n_t, slope_g_t, slope_p_t, slope_n_t = angles(
-                f_t, valid, norm_t, inverse_t, OPTIONS
-            )
             u_s, u_t = tl.zeros_like(f_s), tl.zeros_like(f_s)
-            for x in tl.static_range(3):
-                if x == 0:
-                    x_s, x_t, slope_s, slope_t = g_s, g_t, slope_g_s, slope_g_t
-                elif x == 1:
-                    x_s, x_t, slope_s, slope_t = p_s, p_t, slope_p_s, slope_p_t
-                else:
-                    x_s, x_t, slope_s, slope_t = n_s, n_t, slope_n_s, slope_n_t
+            for x in tl.static_range(TERMS):
+                x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
+                x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
                 if PASS == SQUARE:
                     _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, tl.sum(x_s * x_s, axis=1))
                     _put(sums[SQUARE], b, chunk, chunks, 2 * x + 1, 6, tl.sum(x_t * x_t, axis=1))

@@ -24,14 +24,18 @@ def _store_sample(
     layer,
     b,
     B,
-    positions,
-    position,  # [4, M]
-    valid,
+    height,
+    width,
+    LAYERS: tl.constexpr,
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
 ):
     tl.store(losses + layer * B + b, loss)
-    at = b.to(tl.int64) * positions + position
+    # Positions are worked out once more: held since the maps were read, they would spill. The zero, which
+    # the compiler cannot see through, keeps it from merging the two.
+    zero = tl.num_programs(0) - LAYERS * B
+    position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[1]) + zero, height, width)
+    at = b.to(tl.int64) * height * width + position
     if GRAD_S:
         tl.store(d_f_s + at, u_s, mask=valid)
     if GRAD_T:
@@ -83,9 +87,10 @@ def amd_fused_fwd_kernel(
             loss, u_s, u_t = sample_loss(
                 f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
             )
+            LAYERS: tl.constexpr = len(ROWS_OF_LOSSES)
             _store_sample(
                 loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, positions, position, valid, GRAD_S, GRAD_T,
+                ROWS_OF_LOSSES[layer], b, B, height, width, LAYERS, GRAD_S, GRAD_T,
             )  # fmt: skip
 
 
@@ -163,7 +168,8 @@ def amd_sample_fwd_kernel(
             loss, u_s, u_t = sample_loss(
                 f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
             )
+            LAYERS: tl.constexpr = len(ROWS_OF_LOSSES)
             _store_sample(
                 loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, positions, position, valid, GRAD_S, GRAD_T,
+                ROWS_OF_LOSSES[layer], b, B, height, width, LAYERS, GRAD_S, GRAD_T,
             )  # fmt: skip

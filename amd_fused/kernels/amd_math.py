@@ -77,15 +77,24 @@ def inverse_norm(square_sum, eps: tl.constexpr):
     return norm, tl.where(denominator == 0, 0.0, 1 / tl.where(denominator == 0, 1.0, denominator))
 
 
+# The maps of Eq. 7 in the order in which they are worked on: g last, so that what it takes to evaluate
+# it is not held in registers meanwhile.
+TERMS = tl.constexpr(3)
+P = tl.constexpr(0)
+N = tl.constexpr(1)
+G = tl.constexpr(2)
+
+
 @triton.jit
-def angles(
-    f,  # [N] attention map of one side, 0 where not valid
-    valid,  # [N] of bool
+def term_map(
+    x: tl.constexpr,  # P, N or G
+    f,  # attention map of one side, 0 where not valid
+    valid,  # of bool
     norm,  # scalar ||f||
     inverse,  # scalar 1 / (||f|| + eps)
     OPTIONS: tl.constexpr,  # amd.options
 ):
-    """The maps g, p, n of Eq. 7 (0 where not valid) and their derivatives by q."""
+    """One of the maps p, n, g of Eq. 7 (0 where not valid) and its derivative by q."""
     POLYNOMIAL: tl.constexpr = OPTIONS[0]
     MARGIN: tl.constexpr = OPTIONS[1]
     SCALE: tl.constexpr = OPTIONS[2]
@@ -94,26 +103,25 @@ def angles(
     EPS: tl.constexpr = OPTIONS[7]
     ATANH: tl.constexpr = OPTIONS[9]
     ARCCOS: tl.constexpr = OPTIONS[10]
-    q = f * inverse
-    # derived: 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is near 1.
-    n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + EPS) * inverse)
-    t, slope_t = cos_margin(n, POLYNOMIAL, MARGIN, ARCCOS)
+    # derived: n = 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is near 1.
+    all_n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + EPS) * inverse)
+    n = all_n
     slope_n = tl.zeros_like(f) - 1.0
     if MASK_THRESHOLD is not None:  # section 5.6.1; NaN is kept
-        masked = n <= MASK_THRESHOLD
-        n = tl.where(masked, 0.0, n)
+        masked = all_n <= MASK_THRESHOLD
+        n = tl.where(masked, 0.0, all_n)
         slope_n = tl.where(masked, 0.0, slope_n)
-    g, slope_z = log_sigmoid(SCALE * (t - n), ATANH)  # Eq. 6
-    slope_g = slope_z * SCALE * (slope_t - slope_n)
-    g = tl.where(valid, g, 0.0)
-    n = tl.where(valid, n, 0.0)
-    if RELEASED:
-        p = tl.where(valid, t, 0.0)
-        slope_p = slope_t
+    if x == N:
+        return tl.where(valid, n, 0.0), slope_n
+    elif x == P and not RELEASED:
+        return f * inverse, tl.zeros_like(f) + 1.0
     else:
-        p = q
-        slope_p = tl.zeros_like(f) + 1.0
-    return g, p, n, slope_g, slope_p, slope_n
+        t, slope_t = cos_margin(all_n, POLYNOMIAL, MARGIN, ARCCOS)
+        if x == P:
+            return tl.where(valid, t, 0.0), slope_t
+        else:
+            g, slope_z = log_sigmoid(SCALE * (t - n), ATANH)  # Eq. 6
+            return tl.where(valid, g, 0.0), slope_z * SCALE * (slope_t - slope_n)
 
 
 @triton.jit

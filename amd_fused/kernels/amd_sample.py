@@ -10,11 +10,12 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_math import (
-    angles,
+    TERMS,
     inverse_norm,
     pull,
     pull_factors,
     settled,
+    term_map,
     unit,
 )
 
@@ -56,8 +57,9 @@ def share_of(
     if not POSITION_MEAN:
         count, many = tl.zeros_like(count) + 1, tl.zeros_like(many) + 1
     # Products of compile-time numbers stay inside one expression: named, they would become float32.
-    whole = (LAYER_WEIGHT * WEIGHTS[x] / 3 * (1 - LOCAL_WEIGHT)) / count
-    quadrants = (LAYER_WEIGHT * WEIGHTS[x] / 12 * LOCAL_WEIGHT) / many
+    # WEIGHTS are those of g, p, n; terms come as p, n, g.
+    whole = (LAYER_WEIGHT * WEIGHTS[(x + 1) % 3] / 3 * (1 - LOCAL_WEIGHT)) / count
+    quadrants = (LAYER_WEIGHT * WEIGHTS[(x + 1) % 3] / 12 * LOCAL_WEIGHT) / many
     return whole, quadrants
 
 
@@ -130,16 +132,10 @@ def sample_loss(
     EPS: tl.constexpr = OPTIONS[7]
     norm_s, inverse_s = inverse_norm(tl.sum(tl.sum(f_s * f_s, axis=1), axis=0), EPS)
     norm_t, inverse_t = inverse_norm(tl.sum(tl.sum(f_t * f_t, axis=1), axis=0), EPS)
-    g_s, p_s, n_s, slope_g_s, slope_p_s, slope_n_s = angles(f_s, valid, norm_s, inverse_s, OPTIONS)
-    g_t, p_t, n_t, slope_g_t, slope_p_t, slope_n_t = angles(f_t, valid, norm_t, inverse_t, OPTIONS)
     loss, u_s, u_t = tl.zeros_like(norm_s), tl.zeros_like(f_s), tl.zeros_like(f_s)
-    for x in tl.static_range(3):
-        if x == 0:
-            x_s, x_t, slope_s, slope_t = g_s, g_t, slope_g_s, slope_g_t
-        elif x == 1:
-            x_s, x_t, slope_s, slope_t = p_s, p_t, slope_p_s, slope_p_t
-        else:
-            x_s, x_t, slope_s, slope_t = n_s, n_t, slope_n_s, slope_n_t
+    for x in tl.static_range(TERMS):
+        x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
+        x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
         weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, f_s.dtype)
         squares_s, squares_t = tl.sum(x_s * x_s, axis=1), tl.sum(x_t * x_t, axis=1)
         inverse_x_s, length_s = unit(tl.sum(squares_s, axis=0))

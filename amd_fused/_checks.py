@@ -193,7 +193,8 @@ def _feature(owner: str, name: str, a: Any) -> None:
         kind = "a nested tensor" if a.is_nested else f"layout {a.layout}"
         remedy = ".to_padded_tensor(0.0)" if a.is_nested else ".to_dense()"
         raise TypeError(
-            f"{owner}: {name} must be a dense (strided) tensor, got {kind}; convert it with {remedy}"
+            f"{owner}: {name} must be a dense (strided) tensor, got {kind}; "
+            f"convert it with {remedy}"
         )
     if a.ndim != 4:
         raise ValueError(

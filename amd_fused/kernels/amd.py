@@ -1,16 +1,18 @@
 """Host side of the Triton AMD loss: from tensors and options to launches.
 
-Forms (rules in `plan`), for one call of any number of layer pairs; F is the bytes of all features, M those
-of one side's attention maps in the compute dtype (M = F_side * 4 / (C * itemsize)):
+Forms (rules in `plan`) for one call of any number of layer pairs. F: bytes of all features; M:
+bytes of one side's attention maps in the compute dtype, F's by itemsize and channels smaller.
 
-| form    | launches forward | memory moved forward                                  |
-| fused   | 1                | F read, M written for each gradient                   |
-| split   | 2                | F read, 2 M written and read, M written for each gradient |
-| chunked | 6 (4 without gradients) | F read, 2 M written, read 5 times, M written twice and read once for each gradient |
+fused    1 launch    F read; M written for each side that wants a gradient
+split    2 launches  F read; 2 M written and read; M written for each gradient
+chunked  6 launches  F read; 2 M written, and read by each of 5 passes; M written twice and read
+         once for (5 without  each gradient. The passes work on a C-th of the features.
+         gradients)
 
-Layers of one form share its launches. Backward, any form: 1 launch, the features that want a gradient read
-once and the gradients written once, M read. All of it is enqueued on the current stream without
-looking at a result, so a call can be captured in a CUDA graph after one warm-up call (which compiles).
+Layers of one form share its launches. Backward, any form: 1 launch; the features that want a
+gradient and their M read once, the gradients written once. All of it is enqueued on the current
+stream without looking at a result, so that a call can be captured in a CUDA graph after one warm-up
+call (which compiles).
 """
 
 from __future__ import annotations
@@ -107,20 +109,8 @@ def amd_fwd_triton(
         a.new_empty(batch, a.shape[2] * a.shape[3], dtype=dtype) if needed else None
         for a, needed in zip([*student, *teacher], needs_grad, strict=True)
     ]
-    multiprocessors = _multiprocessors(student[0].device)
     pairs = [
-        _Pair(
-            row,
-            a_s,
-            a_t,
-            _feature(a_s),
-            _feature(a_t),
-            d_f[row],
-            d_f[layers + row],
-            layer_weights[row],
-            multiprocessors,
-            layers,
-        )  # fmt: skip
+        _Pair(row, a_s, a_t, d_f[row], d_f[layers + row], layer_weights[row], layers, double)
         for row, (a_s, a_t) in enumerate(zip(student, teacher, strict=True))
     ]
     launches: list[Launch] = []
@@ -194,19 +184,18 @@ class _Pair:
         row: int,
         a_s: Tensor,
         a_t: Tensor,
-        student: plan.Feature,
-        teacher: plan.Feature,
         d_f_s: Tensor | None,
         d_f_t: Tensor | None,
         weight: float,
-        multiprocessors: int,
         layers: int,
+        double: bool,
     ) -> None:
         self.row, self.a_s, self.a_t, self.weight = row, a_s, a_t, weight
-        self.student, self.teacher = student, teacher
         self.d_f_s, self.d_f_t = d_f_s, d_f_t
         self.needs_grad = (d_f_s is not None, d_f_t is not None)
-        self.form = plan.form_of(student, teacher, layers, multiprocessors)
+        self.student, self.teacher = student, teacher = _feature(a_s), _feature(a_t)
+        multiprocessors = _multiprocessors(a_s.device)
+        self.form = plan.form_of(student, teacher, layers, multiprocessors, double)
         self.batch = student.shape[0]
         self.maps: list[Tensor] = []
         self.map_tiles = [plan.map_tile(a, multiprocessors) for a in (student, teacher)]
@@ -331,7 +320,11 @@ def _sample_constants(pairs: list[_Pair], compiled: tuple[Any, ...]) -> dict[str
 
 
 def _feature(a: Tensor) -> plan.Feature:
-    return plan.Feature(tuple(a.shape), tuple(a.stride()), a.element_size())
+    batch, channels, height, width = a.shape
+    stride_b, stride_c, stride_h, stride_w = a.stride()
+    return plan.Feature(
+        (batch, channels, height, width), (stride_b, stride_c, stride_h, stride_w), a.element_size()
+    )
 
 
 def _triton_dtype(dtype: torch.dtype) -> Any:

@@ -17,8 +17,9 @@ from amd_fused.kernels.amd_map import (
     sample_offset,
 )
 
-# Tiles: [channels, positions] or [positions, channels] as memory lies; or a flat stretch of a sample whose
-# channels follow each other without a gap, for maps whose rows are not whole 16-byte words.
+# Tiles: [channels, positions] or [positions, channels] as memory lies; or a flat stretch of a
+# sample whose channels follow each other without a gap, for maps whose rows are not whole 16-byte
+# words.
 FLAT = tl.constexpr(3)
 
 

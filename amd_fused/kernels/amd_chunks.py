@@ -1,8 +1,9 @@
-"""The per-sample part for maps of any size: one program a chunk of each quadrant, one kernel a pass.
+"""The per-sample part for maps of any size: one program a chunk of each quadrant, one kernel a
+pass.
 
-Between passes every chunk leaves sums by quadrant, and every program of the next pass adds those of its
-sample in the order of the chunks: no atomics, the same bits each time. The maps are a 1/C-th of the
-features, so the passes recompute g, p and n from f rather than store them.
+Between passes every chunk leaves sums by quadrant, and every program of the next pass adds those of
+its sample in the order of the chunks: no atomics, the same bits each time. The maps are a 1/C-th of
+the features, so the passes recompute g, p and n from f rather than store them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Forward kernels for maps that one program holds in registers: fused, and map then sample.
 
-Layers come as tuples: a program picks its layer by number and runs the branch compiled for it, so that
-one launch serves all of them.
+Layers come as tuples: a program picks its layer by number and runs the branch compiled for it, so
+that one launch serves all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amd_fused.kernels.amd_map import aligned, attention_map
+from amd_fused.kernels.amd_map import attention_map
 from amd_fused.kernels.amd_sample import quadrant_tile, sample_loss
 
 
@@ -31,8 +31,8 @@ def _store_sample(
     GRAD_T: tl.constexpr,
 ):
     tl.store(losses + layer * B + b, loss)
-    # Positions are worked out once more: held since the maps were read, they would spill. The zero, which
-    # the compiler cannot see through, keeps it from merging the two.
+    # Positions are worked out once more: held since the maps were read, they would spill. The zero,
+    # which the compiler cannot see through, keeps it from merging the two.
     zero = tl.num_programs(0) - LAYERS * B
     position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[1]) + zero, height, width)
     at = b.to(tl.int64) * height * width + position
@@ -131,7 +131,8 @@ def amd_map_fwd_kernel(
 
 @triton.jit
 def load_map(maps, b, B, positions, position, valid, GROUPS: tl.constexpr):
-    """f of sample b at `position`: the sum over the channel groups, in their order; 0 if not valid."""
+    """f of sample b at `position`: the sum over the channel groups, in their order; 0 if not
+    valid."""
     f = tl.load(maps + b * positions + position, mask=valid, other=0.0)
     for group in tl.static_range(1, GROUPS):
         at = (B.to(tl.int64) * group + b) * positions + position

@@ -62,7 +62,8 @@ def attention_map(
     SIDE: tl.constexpr,  # (LAYOUT, ALIGN)
     ACC: tl.constexpr,
 ):
-    """f [BLOCK_N] in the compute dtype, 0 beyond the map. Tiles lie as memory does: 16-byte loads."""
+    """f [BLOCK_N] in the compute dtype, 0 beyond the map. Tiles lie as memory does: 16-byte
+    loads."""
     LAYOUT: tl.constexpr = SIDE[0]
     ALIGN: tl.constexpr = SIDE[1]
     i = begin + tl.arange(0, BLOCK_N)

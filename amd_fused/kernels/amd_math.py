@@ -40,7 +40,8 @@ def log_sigmoid(z, ATANH: tl.constexpr):
 def cos_margin(n, polynomial: tl.constexpr, margin: tl.constexpr, ARCCOS: tl.constexpr):
     """t = cos(m arccos q) of Eq. 6 and dt/dq, for n = 1 - q.
 
-    By the host's polynomial in v = 2 n - 1 (amd_fused/_margin.py), value and slope in one Horner run.
+    By the host's polynomial in v = 2 n - 1 (amd_fused/_margin.py), value and slope in one Horner
+    run.
     Direct form where there is none: theta = sqrt(2 n) * smooth(n), and m sin(m theta) / sin(theta)
     -> m^2 (1 - (m^2 - 1) theta^2 / 6) at theta = 0.
     """
@@ -69,7 +70,8 @@ def cos_margin(n, polynomial: tl.constexpr, margin: tl.constexpr, ARCCOS: tl.con
 
 @triton.jit
 def inverse_norm(square_sum, eps: tl.constexpr):
-    """||f|| and 1 / (||f|| + eps) from sum f^2 (section 4.2). A norm of Inf becomes NaN: it is heard."""
+    """||f|| and 1 / (||f|| + eps) from sum f^2 (section 4.2). A norm of Inf becomes NaN: it is
+    heard."""
     norm = tl.sqrt(square_sum)
     norm = tl.where(norm == float("inf"), float("nan"), norm)
     denominator = norm + eps
@@ -77,8 +79,8 @@ def inverse_norm(square_sum, eps: tl.constexpr):
     return norm, tl.where(denominator == 0, 0.0, 1 / tl.where(denominator == 0, 1.0, denominator))
 
 
-# The maps of Eq. 7 in the order in which they are worked on: g last, so that what it takes to evaluate
-# it is not held in registers meanwhile.
+# The maps of Eq. 7 in the order in which they are worked on: g last, so that what it takes to
+# evaluate it is not held in registers meanwhile.
 TERMS = tl.constexpr(3)
 P = tl.constexpr(0)
 N = tl.constexpr(1)
@@ -147,9 +149,9 @@ def pull_factors(inverse, distance, length, length_other, positions, weight):
     """What `pull` multiplies with, for one region or for each of several.
 
     Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^). derived: d . x^ =
-    (D + |x^|^2 - |x^_other|^2) / 2. No projection where the own norm is under the floor; no gradient
-    for one position alone, whose x^ is a sign. (Under the floor such a position has one that cancels
-    but for its 1e-12th part: float32 cannot tell it from rounding.)
+    (D + |x^|^2 - |x^_other|^2) / 2. No projection where the own norm is under the floor; no
+    gradient for one position alone, whose x^ is a sign. (Under the floor such a position has one
+    that cancels but for its 1e-12th part: float32 cannot tell it from rounding.)
     """
     projection = tl.where(length == 1, (distance + (1 - length_other)) / 2, 0.0)
     if inverse.dtype == tl.float64:

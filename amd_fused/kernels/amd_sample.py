@@ -1,7 +1,7 @@
 """One sample of one layer pair held in registers: from its two attention maps to loss and dL/df.
 
-Maps are [4, M] tiles, one row a quadrant (Eq. 9), M the largest quadrant padded to a power of two: sums over
-quadrants are sums of rows, and a quadrant's number is broadcast along its row.
+Maps are [4, M] tiles, one row a quadrant (Eq. 9), M the largest quadrant padded to a power of two:
+sums over quadrants are sums of rows, and a quadrant's number is broadcast along its row.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ def share_of(
     OPTIONS: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Weights of D_x in the loss (Eqs. 7 and 9): of the whole map (scalar), of each quadrant ([4])."""
+    """Weights of D_x in the loss (Eqs. 7 and 9): of the whole map (scalar), of each quadrant
+    ([4])."""
     LOCAL_WEIGHT: tl.constexpr = OPTIONS[3]
     WEIGHTS: tl.constexpr = OPTIONS[5]
     POSITION_MEAN: tl.constexpr = OPTIONS[8]
-    count, many = positions.to(ACC), counts.to(ACC)
+    # A map of one row or column has empty quadrants, and no local part.
+    count, many = positions.to(ACC), tl.maximum(counts, 1).to(ACC)
     if not POSITION_MEAN:
         count, many = tl.zeros_like(count) + 1, tl.zeros_like(many) + 1
     # Products of compile-time numbers stay inside one expression: named, they would become float32.

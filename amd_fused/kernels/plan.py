@@ -3,12 +3,13 @@
 From shapes, strides and the device's multiprocessor count alone; nothing is timed. The rules:
 
 - FUSED, maps and samples in one kernel, one program a (layer, sample): the map fits in registers
-  (padded to a power of two: <= 4096 positions for NCHW, <= 256 for channels_last and other strides, whose
-  tiles must hold several channels of every position), and either the call has at least two such
-  programs a multiprocessor, or a program reads no more than 128 KiB.
-- SPLIT, maps first, by position and channel blocks, then one program a (layer, sample): the map fits
-  (<= 4096), but its features are better read by more programs.
-- CHUNKED, maps first, then five short passes over chunks of positions: maps of any larger size.
+  (padded to a power of two: <= 4096 positions for NCHW, <= 256 for channels_last and other strides,
+  whose tiles must hold several channels of every position), and either the call has at least two
+  such programs a multiprocessor, or a program reads no more than 128 KiB.
+- SPLIT, maps first, by position and channel blocks, then one program a (layer, sample): the map
+  fits (<= 4096), but its features are better read by more programs.
+- CHUNKED, maps first, then five short passes over chunks of positions: maps of any larger size. In
+  float64, which takes two registers a number, from half that size on.
 """
 
 from __future__ import annotations
@@ -82,10 +83,12 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def form_of(student: Feature, teacher: Feature, layers: int, multiprocessors: int) -> str:
+def form_of(
+    student: Feature, teacher: Feature, layers: int, multiprocessors: int, double: bool
+) -> str:
     """The form of one layer pair in a call of `layers` pairs."""
-    padded = next_power_of_2(student.positions)
-    if padded > MAX_POSITIONS:
+    padded = 4 * quadrant_block(student)
+    if padded > MAX_POSITIONS // (2 if double else 1):
         return CHUNKED
     rows = student.layout == teacher.layout == ROWS
     fits = padded <= (MAX_POSITIONS if rows else MAX_FUSED_PIXELS)

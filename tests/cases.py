@@ -82,8 +82,12 @@ def features(
     dtypes: tuple[torch.dtype, torch.dtype] = (torch.float32, torch.float32),
     layout: str = "nchw",
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[Tensor, Tensor]:
-    """Student and teacher features: normal noise times a smooth bump, as trained networks have."""
+    """Student and teacher features: normal noise times a smooth bump, as trained networks have.
+
+    The same numbers on every device.
+    """
     batch, c_s, c_t, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     rows = torch.linspace(-1, 1, height, dtype=torch.float64)[:, None]
@@ -94,5 +98,5 @@ def features(
         noise = torch.randn(
             batch, channels, height, width, dtype=torch.float64, generator=generator
         )
-        made.append(LAYOUTS[layout]((noise * bump).to(dtype)))
+        made.append(LAYOUTS[layout]((noise * bump).to(device, dtype)))
     return made[0], made[1]

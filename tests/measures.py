@@ -23,7 +23,8 @@ def run(loss_fn: Callable[..., Tensor], student: Any, teacher: Any, **options: A
     half = len(_list(student))
     loss = loss_fn(leaves[:half], leaves[half:], **options)
     # "none": weighted, so that samples cannot be swapped unseen.
-    upstream = torch.linspace(1.0, 2.0, loss.numel(), dtype=loss.dtype).view(loss.shape)
+    upstream = torch.linspace(1.0, 2.0, loss.numel(), dtype=loss.dtype, device=loss.device)
+    upstream = upstream.view(loss.shape)
     return Result(loss.detach(), torch.autograd.grad(loss, leaves, upstream))
 
 

@@ -65,9 +65,12 @@ def test_a_missing_extension_is_explained(no_cpp):
 
 
 @pytest.mark.parametrize("backend", ["triton", "cuda", "cpp"])
-def test_a_named_backend_that_cannot_run_raises_and_says_why(backend, request):
+def test_a_named_backend_that_cannot_run_raises_and_says_why(backend, request, monkeypatch):
     if backend == "cpp":
         request.getfixturevalue("no_cpp")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")  # conftest.py sets it, and then CPU tensors are fine
+    _backends.triton_error.cache_clear()
+    request.addfinalizer(_backends.triton_error.cache_clear)
     state = backends()[backend]
     if state == "usable":  # with a GPU: not on these tensors
         state = "runs on cuda tensors, got tensors on cpu"

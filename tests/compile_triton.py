@@ -1,0 +1,149 @@
+"""Compiles, for one GPU architecture and without a GPU, every launch that the dispatcher makes.
+
+Run as a script, for Triton's compiler and its interpreter cannot share a process:
+`python tests/compile_triton.py 90 [shape ...]` prints one JSON line a kernel: registers, shared
+memory, spill bytes, and the widths in bytes of loads and stores. The launches come from
+`amd_fwd_triton` and `amd_bwd_triton` themselves, over tensors without data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from amd_fused import _margin
+from amd_fused.kernels import amd
+
+# DESIGN's benchmark shapes and the largest map: B, then (C_S, C_T, H, W) a layer.
+SHAPES = {
+    "cifar-wrn": (128, [(16, 48, 32, 32), (32, 96, 16, 16), (64, 192, 8, 8)]),
+    "imagenet-resnet": (
+        256,
+        [(64, 64, 56, 56), (128, 128, 28, 28), (256, 256, 14, 14), (512, 512, 7, 7)],
+    ),
+    "detection": (4, [(256, 256, 200, 336), (256, 256, 100, 168), (256, 256, 50, 84)]),
+    "512x512": (2, [(16, 24, 512, 512)]),
+}
+LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Target:
+    """Stands where the driver of a device would: names the architecture, launches nothing."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, _device: int | None = None) -> int:
+        return 0
+
+
+def launches(shape: str, layout: str, dtype: torch.dtype) -> list[amd.Launch]:
+    """Of one forward and backward pass with the default options, gradients to the student."""
+    batch, layers = SHAPES[shape]
+    collected: list[amd.Launch] = []
+
+    def features(side: int) -> list[torch.Tensor]:
+        return [
+            torch.empty(batch, layer[side], *layer[2:], dtype=dtype, device="meta").contiguous(
+                memory_format=LAYOUTS[layout]
+            )
+            for layer in layers
+        ]
+
+    students, teachers, count = features(0), features(1), len(layers)
+    _, d_f = amd.amd_fwd_triton(
+        students,
+        teachers,
+        _margin.margin_polynomial(1.35, False),
+        1.35,
+        64.0,
+        0.2,
+        False,
+        [1.0, 1.0, 1.0],
+        None,
+        [1 / count] * count,
+        1e-6,
+        True,
+        [True] * count + [False] * count,
+        submit=collected.extend,
+    )
+    upstream = torch.empty(batch, device="meta")
+    amd.amd_bwd_triton(upstream, students, d_f, submit=collected.extend)
+    return collected
+
+
+def resources(log: str) -> tuple[int, int]:
+    """Registers, and the bytes that ptxas says it spills; a stack frame alone is not a spill."""
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    if not registers or not spills:
+        raise RuntimeError(f"ptxas said nothing of registers and spills: {log!r}")
+    return int(registers[1]), int(spills[1]) + int(spills[2])
+
+
+def widths(ptx: str, access: str) -> dict[str, int]:
+    """How many instructions of a kind move so many bytes a thread."""
+    counts: dict[str, int] = {}
+    for vector, bits in re.findall(rf"{access}\.global(?:\.\w+)*?(?:\.v(\d))?\.b(\d+)", ptx):
+        width = str(int(vector or 1) * int(bits) // 8)
+        counts[width] = counts.get(width, 0) + 1
+    return counts
+
+
+def compiled(capability: int, shapes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    driver.set_active(Target(capability))
+    triton.knobs.nvidia.dump_ptxas_log = True
+    seen = set()
+    for shape in shapes:
+        for layout in LAYOUTS:
+            for name, dtype in DTYPES.items():
+                for launch in launches(shape, layout, dtype):
+                    with contextlib.redirect_stdout(io.StringIO()) as log:
+                        kernel = launch.kernel.warmup(
+                            *launch.args,
+                            grid=(launch.programs,),
+                            enable_fp_fusion=True,
+                            **launch.constants,
+                        )
+                    if kernel.hash in seen:
+                        continue
+                    seen.add(kernel.hash)
+                    registers, spills = resources(log.getvalue())
+                    yield {
+                        "capability": capability,
+                        "kernel": launch.kernel.fn.__name__,
+                        "pass": launch.constants.get("PASS"),
+                        "shape": shape,
+                        "layout": layout,
+                        "dtype": name,
+                        "registers": registers,
+                        "shared_bytes": kernel.metadata.shared,
+                        "spill_bytes": spills,
+                        "loads": widths(kernel.asm["ptx"], "ld"),
+                        "stores": widths(kernel.asm["ptx"], "st"),
+                    }
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        triton.knobs.cache.dir = folder  # a kernel out of the cache has no log
+        for row in compiled(int(sys.argv[1]), sys.argv[2:] or list(SHAPES)):
+            print(json.dumps(row), flush=True)

@@ -68,7 +68,8 @@ def test_a_missing_extension_is_explained(no_cpp):
 def test_a_named_backend_that_cannot_run_raises_and_says_why(backend, request, monkeypatch):
     if backend == "cpp":
         request.getfixturevalue("no_cpp")
-    monkeypatch.setenv("TRITON_INTERPRET", "0")  # conftest.py sets it, and then CPU tensors are fine
+    # conftest.py sets it, and then CPU tensors are fine.
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
     _backends.triton_error.cache_clear()
     request.addfinalizer(_backends.triton_error.cache_clear)
     state = backends()[backend]

@@ -13,9 +13,14 @@ from measures import Result, run
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from amd_fused import amd_loss
+from amd_fused import amd_loss, backends
 
 cpp = functools.partial(amd_loss, backend="cpp")
+FUSED = [
+    pytest.param(name, marks=pytest.mark.skipif(state != "usable", reason=state))
+    for name, state in backends().items()
+    if name in ("cpp", "triton")
+]
 
 
 def same(a: Result, b: Result) -> bool:
@@ -54,18 +59,20 @@ def test_nothing_of_a_features_size_is_allocated_but_the_gradient(layout: str) -
     assert sorted(n for n in backward if n >= feature_bytes) == [feature_bytes]
 
 
-def test_inputs_are_never_written_to() -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_inputs_are_never_written_to(backend: str) -> None:
     student, teacher = cases.features((3, 8, 5, 9, 7))
     before = student.clone(), teacher.clone()
-    run(cpp, student, teacher)
+    run(amd_loss, student, teacher, backend=backend)
     assert torch.equal(student, before[0])
     assert torch.equal(teacher, before[1])
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
-def test_gradient_keeps_the_memory_format_of_its_input(layout: str) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_gradient_keeps_the_memory_format_of_its_input(backend: str, layout: str) -> None:
     student, teacher = cases.features((2, 6, 4, 5, 8), layout=layout)
-    grad = run(cpp, student, teacher).grads[0]
+    grad = run(amd_loss, student, teacher, backend=backend).grads[0]
     assert grad.stride() == torch.empty_like(student).stride()
 
 
@@ -108,14 +115,32 @@ def test_nan_and_inf_reach_the_loss_of_their_sample_only(
     assert torch.isnan(cpp(*features, **options))
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("size", [(7, 5), (70, 90)], ids=["fused", "chunked"])
+@pytest.mark.parametrize("options", [{}, {"mask_threshold": 0.5}, {"margin": 8.0}])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
+def test_nan_and_inf_reach_the_loss_through_triton(
+    bad: float, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    if backends()["triton"] != "usable":
+        pytest.skip(backends()["triton"])
+    features = cases.features((3, 5, 6, *size))
+    features[0][1, 2, 6, 4] = bad
+    loss = amd_loss(*features, reduction="none", backend="triton", **options)
+    assert torch.isnan(loss).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("eps", [1e-6, 0.0])
 @pytest.mark.parametrize("side", [0, 1, None], ids=["student", "teacher", "both"])
-def test_all_zero_maps_have_finite_loss_and_zero_gradient(side: int | None, eps: float) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_all_zero_maps_have_finite_loss_and_zero_gradient(
+    backend: str, side: int | None, eps: float
+) -> None:
     features = cases.features((2, 5, 6, 6, 6))
     for i in (0, 1):
         if side in (i, None):
             features[i][1] = 0
-    result = run(cpp, *features, eps=eps, reduction="none")
+    result = run(amd_loss, *features, eps=eps, reduction="none", backend=backend)
     exact = run(
         functools.partial(amd_loss, backend="reference"), *features, eps=eps, reduction="none"
     )
@@ -137,11 +162,14 @@ def poisoned() -> Iterator[None]:
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("options", [{}, {"local_weight": 0.0, "formula": "released"}])
-def test_uninitialised_memory_is_never_read(layout: str, options: Any, poisoned: None) -> None:
+@pytest.mark.parametrize("backend", FUSED)
+def test_uninitialised_memory_is_never_read(
+    backend: str, layout: str, options: Any, poisoned: None
+) -> None:
     assert torch.isnan(torch.empty(5)).all()
     for shape in ((3, 5, 6, 7, 9), (1, 4, 2, 90, 70)):
         student, teacher = cases.features(shape, layout=layout)
-        result = run(cpp, student, teacher, **options)
+        result = run(amd_loss, student, teacher, **options, backend=backend)
         assert torch.isfinite(result.loss)
         assert all(torch.isfinite(grad).all() for grad in result.grads)
 

@@ -12,7 +12,7 @@ import torch
 from measures import relative_error, run
 from torch import Tensor, nn
 
-from amd_fused import AMDLoss, _margin, amd_loss, reference
+from amd_fused import AMDLoss, _margin, amd_loss, backends, reference
 
 cpp = functools.partial(amd_loss, backend="cpp")
 PAIRS = [(2, 6, 4, 7, 7), (2, 3, 5, 4, 6)]
@@ -54,8 +54,12 @@ FORWARD_CASES = {
 
 
 @pytest.mark.parametrize("arguments", FORWARD_CASES.values(), ids=FORWARD_CASES.keys())
-def test_opcheck_passes_for_forward(arguments: tuple[Any, ...]) -> None:
-    results = torch.library.opcheck(torch.ops.amd_fused.amd_fwd_cpp.default, arguments)
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_opcheck_passes_for_forward(backend: str, arguments: tuple[Any, ...]) -> None:
+    if backends()[backend] != "usable":
+        pytest.skip(backends()[backend])
+    operator = getattr(torch.ops.amd_fused, f"amd_fwd_{backend}").default
+    results = torch.library.opcheck(operator, arguments)
     assert set(results.values()) == {"SUCCESS"}
 
 
@@ -70,9 +74,12 @@ def test_opcheck_passes_for_backward(layout: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_compiles_to_one_graph_with_the_same_result(reduction: str) -> None:
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_compiles_to_one_graph_with_the_same_result(backend: str, reduction: str) -> None:
+    if backends()[backend] != "usable":
+        pytest.skip(backends()[backend])
     students, teachers = pairs()
-    loss = AMDLoss(backend="cpp", reduction=reduction)
+    loss = AMDLoss(backend=backend, reduction=reduction)
     compiled = torch.compile(loss, fullgraph=True)
     eager, traced = run(loss, students, teachers), run(compiled, students, teachers)
     assert torch.equal(eager.loss, traced.loss)
@@ -181,10 +188,14 @@ UPSTREAM = {
 
 
 @pytest.mark.parametrize("upstream", UPSTREAM.values(), ids=UPSTREAM.keys())
-def test_per_sample_upstream_gradients_of_any_stride(upstream: Any) -> None:
+@pytest.mark.parametrize("backend", ["cpp", "triton"])
+def test_per_sample_upstream_gradients_of_any_stride(backend: str, upstream: Any) -> None:
+    if backends()[backend] != "usable":
+        pytest.skip(backends()[backend])
     student, teacher = cases.features(PAIRS[0])
     student.requires_grad_()
-    (fused,) = torch.autograd.grad(cpp(student, teacher, reduction="none"), student, upstream())
+    fused_loss = amd_loss(student, teacher, reduction="none", backend=backend)
+    (fused,) = torch.autograd.grad(fused_loss, student, upstream())
     loss = reference.amd_loss(student.double(), teacher.double(), reduction="none")
     (exact,) = torch.autograd.grad(loss, student, upstream().double())
     assert relative_error(fused, exact.double()) < 5e-6

@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench build clean FORCE
+.PHONY: help demo test lint bench gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -30,6 +30,11 @@ lint: $(STAMPS)/dev-distill ## check format, style and types
 
 bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of memory
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Nothing is installed: it takes the torch that PYTHON has. Where the sources came without their
+# repository, AMD_FUSED_COMMIT names the commit.
+gpu: ## on a machine with an NVIDIA GPU: all tests and benchmarks of the GPU, results into OUT
+	PYTHONPATH=. $(PYTHON) -m benchmarks gpu $(if $(OUT),--out $(OUT)) $(ARGS)
 
 build: $(STAMPS)/build ## install the package in place, its kernels compiled
 

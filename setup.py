@@ -42,7 +42,8 @@ MIN_TORCH, TORCH_TARGET_VERSION = (2, 10), "0x020a000000000000"
 # No -march=native: the sources choose the vector width when they run. No -ffast-math: NaN and Inf
 # must reach the loss. Nobody reads errno or floating-point traps, and they would bar vectorisation.
 CXX_FLAGS = ["-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra"]
-CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math"]
+# -Wno-psabi: wide vectors never cross a function that is not inlined.
+CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 CXX_FLAGS += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
 
 

@@ -12,7 +12,15 @@ from torch import Tensor
 import amd_fused
 from amd_fused import _backends
 from benchmarks.shapes import Shape
-from benchmarks.subject import COMPILED, EAGER, Case, Inputs, Variant, input_sets
+from benchmarks.subject import (
+    AUTOTUNED,
+    COMPILED,
+    EAGER,
+    Case,
+    Inputs,
+    Variant,
+    input_sets,
+)
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -22,9 +30,8 @@ _GAMMA = 5000.0
 _GRAD_SCALE = 2.0**13
 
 
-def case(shape: Shape, layout: str, dtype: torch.dtype) -> Case:
+def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) -> Case:
     """The loss with its default options, and its peers, on features of one shape."""
-    device = torch.device("cpu")
     ideal = shape.ideal_bytes(dtype, device)
     return Case(
         subject="amd",
@@ -34,7 +41,7 @@ def case(shape: Shape, layout: str, dtype: torch.dtype) -> Case:
         # An ideal forward pass reads one set once, so its bytes are the set's.
         inputs=[
             features(shape, layout, dtype, device, seed)
-            for seed in range(input_sets(ideal.forward))
+            for seed in range(input_sets(ideal.forward, device))
         ],
         ideal=ideal,
         variants=variants(device),
@@ -43,19 +50,29 @@ def case(shape: Shape, layout: str, dtype: torch.dtype) -> Case:
 
 
 def variants(device: torch.device) -> list[Variant]:
-    """Ours and the peers of every table, each with what it has to agree with."""
+    """Ours and the peers of every table, each with what it has to agree with.
+
+    The modes of torch.compile are those without CUDA graphs: the harness captures every variant in
+    one itself, so that all are replayed alike.
+    """
     # Kernels for this case's sizes alone, which is the peer's best; none left from the case before.
     torch.compiler.reset()
     compiled = torch.compile(amd_fused.reference.amd_loss, dynamic=False)
     backend = _backends.choose("benchmarks", "auto", device.type)
     paper = amd_fused.reference.amd_loss
     released = partial(amd_fused.reference.amd_loss, formula="released", local_weight=0.0)
-    return [
+    made = [
         Variant("amd_fused", f"amd_fused ({backend})", amd_fused.amd_loss, paper, peer=False),
         Variant(EAGER, "eager reference", paper, paper),
-        Variant(COMPILED, "torch.compile reference", compiled, paper),
+        Variant(COMPILED, "torch.compile reference", compiled, paper, compiles=True),
         Variant("released", "released style, global only", released_style, released),
     ]
+    if device.type == "cuda":
+        mode = "max-autotune-no-cudagraphs"
+        autotuned = torch.compile(paper, dynamic=False, mode=mode)
+        title = "torch.compile max-autotune"
+        made.insert(3, Variant(AUTOTUNED, title, autotuned, paper, compiles=True))
+    return made
 
 
 def features(
@@ -65,13 +82,14 @@ def features(
 
     Maps of plain noise are almost flat: student and teacher would differ by little above rounding.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     batch = shape.batch_on(device)
+    draw_normal = partial(torch.randn, generator=generator, device=device)
 
     def draw(channels: int, height: int, width: int) -> Tensor:
-        noise = torch.randn(batch, channels, height, width, generator=generator)
-        peaks = torch.randn(batch, 1, height, width, generator=generator).mul(0.5).exp()
-        return (noise * peaks).to(device, dtype).contiguous(memory_format=LAYOUTS[layout])
+        noise = draw_normal(batch, channels, height, width)
+        peaks = draw_normal(batch, 1, height, width).mul(0.5).exp()
+        return (noise * peaks).to(dtype).contiguous(memory_format=LAYOUTS[layout])
 
     return Inputs(
         student=[draw(p.c_student, p.height, p.width).requires_grad_() for p in shape.pairs],

@@ -7,29 +7,37 @@ import platform
 import re
 import subprocess
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import amd_fused
 
+CPU = torch.device("cpu")
+# Names the commit where the sources travel without their repository.
+COMMIT_VARIABLE = "AMD_FUSED_COMMIT"
 _HERE = Path(__file__).parent
 # Where the operating system does not tell the size; large enough for most machines.
 _ASSUMED_CACHE_BYTES = 64 * 2**20
 
 
-def describe() -> dict[str, object]:
+def describe(device: torch.device = CPU) -> dict[str, Any]:
     """The record written into every result file."""
     return {
-        "device": device_name(),
-        "device_type": "cpu",
+        "device": device_name(device),
+        "device_type": device.type,
+        "cuda": _cuda(device) if device.type == "cuda" else None,
+        "processor": device_name(CPU),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "last_level_cache_bytes": last_level_cache_bytes(),
+        "last_level_cache_bytes": last_level_cache_bytes(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "triton": _version("triton"),
         "amd_fused": amd_fused.__version__,
         "backends": {name: str(state) for name, state in amd_fused.backends().items()},
         "commit": commit(),
@@ -38,8 +46,10 @@ def describe() -> dict[str, object]:
     }
 
 
-def device_name() -> str:
-    """The processor as its maker calls it."""
+def device_name(device: torch.device = CPU) -> str:
+    """The processor or the GPU as its maker calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
@@ -48,8 +58,10 @@ def device_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def last_level_cache_bytes() -> int:
-    """Size of the largest cache that the cores share."""
+def last_level_cache_bytes(device: torch.device = CPU) -> int:
+    """Size of the largest cache that the cores, or a GPU's multiprocessors, share."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     sizes = [0]
     for entry in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
@@ -61,24 +73,43 @@ def last_level_cache_bytes() -> int:
 
 def commit() -> str | None:
     """The commit of this checkout, with "-dirty" where tracked files differ from it."""
-    head = _git("rev-parse", "--short=12", "HEAD")
+    head = _output("git", "rev-parse", "--short=12", "HEAD")
     if not head:
-        return None
-    return f"{head}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else head
+        return os.environ.get(COMMIT_VARIABLE)
+    dirty = _output("git", "status", "--porcelain", "--untracked-files=no")
+    return f"{head}-dirty" if dirty else head
 
 
-def file_stem(record: dict[str, object]) -> str:
-    """Default name of a result file: device, threads and date, to the minute."""
+def file_stem(record: dict[str, Any]) -> str:
+    """Default name of a result file: device, threads (of a CPU) and date, to the minute."""
     device = re.sub(r"[^a-z0-9]+", "-", str(record["device"]).lower()).strip("-")
     date = datetime.fromisoformat(str(record["date"])).strftime("%Y-%m-%d-%H%M")
-    return f"{device}-{record['threads']}-threads-{date}"
+    threads = f"{record['threads']}-threads-" if record["device_type"] == "cpu" else ""
+    return f"{device}-{threads}{date}"
 
 
-def _git(*arguments: str) -> str:
+def _cuda(device: torch.device) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory_bytes": properties.total_memory,
+        "runtime": torch.version.cuda,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "cudnn": torch.backends.cudnn.version(),
+    }
+
+
+def _version(package: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=_HERE, capture_output=True, text=True, check=False
-        )
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=_HERE, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

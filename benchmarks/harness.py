@@ -18,12 +18,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, parity
-from benchmarks.memory import peak_extra_bytes
+from benchmarks import environment, graphs, parity, trace
+from benchmarks.clock import Clock, HostClock, Mark, Step, clock_of
+from benchmarks.parity import Answer, Verdict
 from benchmarks.subject import COMPILED, EAGER, Case, Loss, Variant
 
-# A step runs once and returns the seconds of its stages, each counted from the start.
-Step = Callable[[], tuple[float, ...]]
+# Key of a variant's graph among the steps that take turns.
+_GRAPH = "{} in a graph"
+_HOST_CALLS = 20
+_CUDA_COPY_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,20 @@ class Settings:
 class Copy:
     """The floor's yardstick: ``Tensor.copy_`` between two preallocated, touched float32 buffers.
 
-    Each buffer is four times the last-level cache, at least 64 MiB. Bytes read and bytes written
-    both count. It takes its turns with the variants, so that it sees the same machine as they do.
+    Each buffer is four times the last-level cache and at least 64 MiB on a CPU, 1 GiB on a GPU.
+    Bytes read and bytes written both count. It takes its turns with the variants, so that it sees
+    the same machine as they do.
     """
 
-    def __init__(self) -> None:
-        self.buffer_bytes = max(4 * environment.last_level_cache_bytes(), 64 * 2**20)
-        self._source = torch.ones(self.buffer_bytes // 4)
-        self._target = torch.zeros(self.buffer_bytes // 4)
+    def __init__(self, device: torch.device) -> None:
+        least = _CUDA_COPY_BYTES if device.type == "cuda" else 64 * 2**20
+        self.buffer_bytes = max(4 * environment.last_level_cache_bytes(device), least)
+        self._source = torch.ones(self.buffer_bytes // 4, device=device)
+        self._target = torch.zeros(self.buffer_bytes // 4, device=device)
 
-    def step(self) -> tuple[float]:
-        start = time.perf_counter()
+    def step(self, mark: Mark) -> None:
         self._target.copy_(self._source)
-        return (time.perf_counter() - start,)
+        mark()
 
     def record(self, seconds: Sequence[float]) -> dict[str, Any]:
         return {
@@ -66,20 +70,39 @@ class Copy:
         }
 
 
-def measure(case: Case, copy: Copy, settings: Settings) -> dict[str, Any]:
-    """Checks, then times all variants of a case; the case's record for the result file."""
+def measure(
+    case: Case,
+    copy: Copy,
+    settings: Settings,
+    refusal: Callable[[Variant], str] = lambda variant: "",
+) -> dict[str, Any]:
+    """Checks, then times all variants of a case; the case's record for the result file.
+
+    ``refusal(variant)`` is asked for a reason to leave the variant out; empty if there is none.
+    """
     right = parity.right_answers(case)
-    verdicts = {v.key: parity.check(v, case, right[v.oracle]) for v in case.variants}
-    del right
+    verdicts = {v.key: _verdict(v, case, right[v.oracle], refusal(v)) for v in case.variants}
     accepted = [v for v in case.variants if verdicts[v.key].status == "ok"]
-    peaks = {v.key: _peak_extra_bytes(v, case) for v in accepted}
+    captured = {
+        v.key: graphs.captured(v, case, right[v.oracle])
+        for v in accepted
+        if case.device.type == "cuda"
+    }
+    del right
+    passes = {v.key: partial(parity.answer, v.loss, case, case.inputs[0]) for v in accepted}
+    peaks = {key: trace.peak_extra_bytes(once, case.device) for key, once in passes.items()}
+    launches = {key: trace.launches(once, case.device) for key, once in passes.items()}
 
     # One counter for all: whoever comes next takes the set that was used longest ago.
     turn = count()
     steps: dict[str, Step] = {"copy": copy.step}
     for variant in accepted:
-        steps[variant.key] = partial(_timed_step, variant.loss, case, turn)
-    times = interleave(steps, settings)
+        steps[variant.key] = partial(_step, variant.loss, case, turn)
+    for key, (_, replay) in captured.items():
+        if replay is not None:
+            steps[_GRAPH.format(key)] = replay.step
+    times = interleave(steps, settings, clock_of(case.device))
+    host = _host_times({v.key: steps[v.key] for v in accepted}, case.device)
 
     copy_record = copy.record([seconds for (seconds,) in times.pop("copy")])
     ideal = {
@@ -111,7 +134,10 @@ def measure(case: Case, copy: Copy, settings: Settings) -> dict[str, Any]:
                 "peer": v.peer,
                 **asdict(verdicts[v.key]),
                 "peak_extra_bytes": peaks.get(v.key),
+                "launches": launches.get(v.key),
                 **_stages(times.get(v.key)),
+                "host_ms": host.get(v.key),
+                "graph": _graph(v.key, captured, times, len(case.inputs), floor_ms["total"]),
                 "ratios": _ratios(times, v.key, floor_ms["total"]),
             }
             for v in case.variants
@@ -119,7 +145,9 @@ def measure(case: Case, copy: Copy, settings: Settings) -> dict[str, Any]:
     }
 
 
-def interleave(steps: dict[str, Step], settings: Settings) -> dict[str, list[tuple[float, ...]]]:
+def interleave(
+    steps: dict[str, Step], settings: Settings, clock: Clock
+) -> dict[str, list[tuple[float, ...]]]:
     """Gives every step its turn, in fixed order, round after round: slow drifts hit all alike.
 
     The first call of a turn is not counted: it finds the allocator and the caches as another
@@ -132,8 +160,7 @@ def interleave(steps: dict[str, Step], settings: Settings) -> dict[str, list[tup
         start, rounds = time.perf_counter(), 0
         while rounds < settings.min_rounds or time.perf_counter() - start < settings.min_time:
             for key, step in steps.items():
-                step()
-                times[key] += [step() for _ in range(settings.calls_per_turn)]
+                times[key] += clock.turn(step, settings.calls_per_turn)
             rounds += 1
     finally:
         if collecting:
@@ -148,20 +175,49 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int]:
     return {"median": median, "q1": q1, "q3": q3, "min": min(values), "n": len(values)}
 
 
-def _timed_step(loss: Loss, case: Case, turn: Iterator[int]) -> tuple[float, float]:
-    """Seconds until the loss is there, and until fresh gradients are; not their release."""
+def _verdict(variant: Variant, case: Case, right: Answer, refusal: str) -> Verdict:
+    return Verdict("left out", refusal) if refusal else parity.check(variant, case, right)
+
+
+def _step(loss: Loss, case: Case, turn: Iterator[int], mark: Mark) -> None:
+    """Marks when the loss is there, and when fresh gradients are; not their release."""
     inputs = case.inputs[next(turn) % len(case.inputs)]
-    start = time.perf_counter()
     value = loss(inputs.student, inputs.teacher)
-    forward = time.perf_counter()
-    gradients = torch.autograd.grad(value, inputs.student, torch.full_like(value, case.upstream))
-    end = time.perf_counter()
+    mark()
+    gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
+    mark()
     del gradients
-    return forward - start, end - start
 
 
-def _peak_extra_bytes(variant: Variant, case: Case) -> int:
-    return peak_extra_bytes(lambda: parity.answer(variant.loss, case.inputs[0], case.upstream))
+def _host_times(steps: dict[str, Step], device: torch.device) -> dict[str, Any]:
+    """On a GPU, the host's part of a call; on a CPU it is the call."""
+    if device.type != "cuda":
+        return {}
+    clock = HostClock(device)
+    return {
+        key: spread([total for *_, total in clock.turn(step, _HOST_CALLS)])
+        for key, step in steps.items()
+    }
+
+
+def _graph(
+    key: str,
+    captured: dict[str, tuple[Verdict, graphs.Replay | None]],
+    times: dict[str, list[tuple[float, ...]]],
+    calls: int,
+    floor_ms: float,
+) -> dict[str, Any] | None:
+    if key not in captured:
+        return None
+    verdict, _ = captured[key]
+    replays = times.get(_GRAPH.format(key))
+    total = spread([seconds / calls for (seconds,) in replays]) if replays else None
+    return {
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "total_ms": total,
+        "times_floor": total["median"] / floor_ms if total else None,
+    }
 
 
 def _stages(times: list[tuple[float, ...]] | None) -> dict[str, dict[str, float | int] | None]:
@@ -178,7 +234,7 @@ def _ratios(
     times: dict[str, list[tuple[float, ...]]], key: str, floor_ms: float
 ) -> dict[str, float | None] | None:
     """Of the medians of forward + backward; above 1 in a speedup is faster than that peer."""
-    totals = {k: 1e3 * statistics.median(total for _, total in v) for k, v in times.items()}
+    totals = {k: 1e3 * statistics.median(call[-1] for call in v) for k, v in times.items()}
     if key not in totals:
         return None
     return {

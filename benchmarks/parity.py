@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,9 +31,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status`` is "ok", "refused" (a wrong answer) or "failed" (no answer); ``reason`` says why.
+    """``status`` says whether the variant may be timed, ``reason`` why not.
 
-    Errors are relative, and None where the answer is not finite. ``first_call_ms`` includes what
+    It is "ok", "refused" (a wrong answer), "failed" (no answer) or "left out" (not asked). Errors
+    are relative, and None where the answer is not finite. ``first_call_ms`` includes what
     the variant compiles.
     """
 
@@ -44,10 +45,10 @@ class Verdict:
     first_call_ms: float | None = None
 
 
-def answer(loss: Loss, inputs: Inputs, upstream: float) -> Answer:
+def answer(loss: Loss, case: Case, inputs: Inputs) -> Answer:
     """One forward and backward pass."""
     value = loss(inputs.student, inputs.teacher)
-    gradients = torch.autograd.grad(value, inputs.student, torch.full_like(value, upstream))
+    gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
     return Answer(value.detach(), list(gradients))
 
 
@@ -58,20 +59,22 @@ def right_answers(case: Case) -> dict[Loss, Answer]:
         [a.double() for a in case.inputs[0].teacher],
     )
     oracles = {variant.oracle for variant in case.variants}
-    return {oracle: answer(oracle, inputs, case.upstream) for oracle in oracles}
+    return {oracle: answer(oracle, case, inputs) for oracle in oracles}
 
 
 def check(variant: Variant, case: Case, right: Answer) -> Verdict:
     """Runs the variant once on the first set of inputs and compares."""
     start = time.perf_counter()
     try:
-        got = answer(variant.loss, case.inputs[0], case.upstream)
+        got = answer(variant.loss, case, case.inputs[0])
+        got.loss.item()  # waits for the device
     except Exception as error:  # any: a peer may lack a compiler, and the others still count
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        return Verdict("failed", f"{type(error).__name__}: {first_line}")
+        return Verdict("failed", first_line(error))
     first_call_ms = 1e3 * (time.perf_counter() - start)
+    return replace(compare(got, right, TOLERANCE[case.dtype]), first_call_ms=first_call_ms)
 
-    tolerance = TOLERANCE[case.dtype]
+
+def compare(got: Answer, right: Answer, tolerance: float) -> Verdict:
     errors = {
         "loss": _relative_error(got.loss, right.loss),
         "gradient": max(map(_relative_error, got.gradients, right.gradients)),
@@ -83,8 +86,12 @@ def check(variant: Variant, case: Case, right: Answer) -> Verdict:
         reason=reason if wrong else "",
         loss_error=errors["loss"] if math.isfinite(errors["loss"]) else None,
         gradient_error=errors["gradient"] if math.isfinite(errors["gradient"]) else None,
-        first_call_ms=first_call_ms,
     )
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of the message."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _relative_error(got: Tensor, right: Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from benchmarks.shapes import IdealBytes
 
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
-# Keys of the two variants that all others of their case are compared with.
-EAGER, COMPILED = "eager", "compile"
+# Keys of the variants that the others of their case are compared with.
+EAGER, COMPILED, AUTOTUNED = "eager", "compile", "max-autotune"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Variant:
         loss: ``loss(student, teacher)``, differentiable by the student's features.
         oracle: gives the right answer when called with float64 features.
         peer: not ours; that it fails is no failure of the run.
+        compiles: its first call takes many seconds.
     """
 
     key: str
@@ -42,6 +43,7 @@ class Variant:
     loss: Loss
     oracle: Loss
     peer: bool = True
+    compiles: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,25 @@ class Case:
     ideal: IdealBytes
     variants: list[Variant]
     upstream: float = 1.0
+    _upstreams: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs[0].student[0].device
+
+    def upstream_of(self, value: Tensor) -> Tensor:
+        """``upstream`` as a gradient of the loss ``value``, made once: not part of a call."""
+        if value.dtype not in self._upstreams:
+            self._upstreams[value.dtype] = torch.full_like(value.detach(), self.upstream)
+        return self._upstreams[value.dtype]
 
 
-def input_sets(bytes_of_one: int) -> int:
+def input_sets(bytes_of_one: int, device: torch.device) -> int:
     """How many sets of inputs to rotate through.
 
     Together at least four times the last-level cache, so that no call finds its inputs there
     because an earlier one read them, as far as 2 GiB and 64 sets suffice; two sets in any case.
     """
-    wanted = -(-4 * environment.last_level_cache_bytes() // bytes_of_one)
+    wanted = -(-4 * environment.last_level_cache_bytes(device) // bytes_of_one)
     affordable = 2 * 2**30 // bytes_of_one
     return max(2, min(wanted, affordable, 64))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import environment
+from benchmarks import clock, environment
 from benchmarks.harness import Copy, Settings, interleave, measure, spread
-from benchmarks.memory import peak_extra_bytes
 from benchmarks.shapes import SHAPES, IdealBytes
 from benchmarks.subject import COMPILED, EAGER, Case, Inputs, Variant, input_sets
+from benchmarks.trace import peak_extra_bytes
 
 CPU = torch.device("cpu")
 ONCE = Settings(min_time=0.0, min_rounds=2, calls_per_turn=2)
@@ -45,7 +47,7 @@ def raises(student, teacher):
 @pytest.fixture
 def small_cache(monkeypatch):
     """A last-level cache of 1 MiB, for small buffers whatever machine this is."""
-    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda: MIB)
+    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda device: MIB)
 
 
 def case_of(*variants, sets=2):
@@ -61,7 +63,7 @@ def case_of(*variants, sets=2):
 
 
 def measured(*variants):
-    record = measure(case_of(*variants), Copy(), ONCE)
+    record = measure(case_of(*variants), Copy(CPU), ONCE)
     return record, {v["key"]: v for v in record["variants"]}
 
 
@@ -155,18 +157,19 @@ def test_ratios_are_those_of_the_medians_and_of_the_floor():
     assert eager["ratios"]["speedup_over_eager"] == 1.0
 
 
-def test_steps_take_turns_in_fixed_order_and_the_first_call_of_a_turn_is_not_counted():
-    calls = []
+def test_steps_take_turns_in_fixed_order_and_the_first_call_of_a_turn_is_not_counted(monkeypatch):
+    calls, now = [], 0
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now))
 
-    def step(key):
-        def run():
-            calls.append(key)
-            return (float(len(calls)),)
-
-        return run
+    def step(key, mark):
+        """The n-th call of all takes n seconds."""
+        nonlocal now
+        calls.append(key)
+        now += len(calls)
+        mark()
 
     settings = Settings(min_time=0.0, min_rounds=2, calls_per_turn=2)
-    times = interleave({"a": step("a"), "b": step("b")}, settings)
+    times = interleave({key: partial(step, key) for key in "ab"}, settings, clock.CpuClock())
     assert "".join(calls) == "aaabbbaaabbb"
     assert times == {"a": [(2,), (3,), (8,), (9,)], "b": [(5,), (6,), (11,), (12,)]}
 
@@ -180,7 +183,7 @@ def test_calls_go_through_all_sets_of_inputs_in_turn():
         return half_square(student, teacher)
 
     case = case_of(Variant(EAGER, "eager", record_set, half_square), sets=3)
-    measure(case, Copy(), ONCE)
+    measure(case, Copy(CPU), ONCE)
     # First the parity check and the memory trace, both on set 0; then two turns of three calls.
     assert seen == [0, 0, 0, 1, 2, 0, 1, 2]
 
@@ -197,14 +200,14 @@ def test_calls_go_through_all_sets_of_inputs_in_turn():
     ],
 )
 def test_sets_of_inputs_exceed_the_cache(bytes_of_one, sets):
-    assert input_sets(bytes_of_one) == sets
+    assert input_sets(bytes_of_one, CPU) == sets
 
 
 @pytest.mark.usefixtures("small_cache")
 def test_copy_buffers_are_well_beyond_the_cache(monkeypatch):
-    assert Copy().buffer_bytes == 64 * MIB
-    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda: 20 * MIB)
-    assert Copy().buffer_bytes == 80 * MIB
+    assert Copy(CPU).buffer_bytes == 64 * MIB
+    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda device: 20 * MIB)
+    assert Copy(CPU).buffer_bytes == 80 * MIB
 
 
 def test_spread_is_the_median_and_the_quartiles_in_milliseconds():
@@ -223,7 +226,7 @@ def test_peak_counts_what_lives_at_once_and_the_result():
         small = second[: MIB // 4].clone()  # 5
         return second, small
 
-    assert peak_extra_bytes(step) == 8 * MIB
+    assert peak_extra_bytes(step, CPU) == 8 * MIB
 
 
 @pytest.mark.usefixtures("small_cache")

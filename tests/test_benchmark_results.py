@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__, amd, environment, table
+from benchmarks import __main__, amd, environment, results, table
 from benchmarks.shapes import SHAPES
 from benchmarks.subject import COMPILED, Variant
 
@@ -28,9 +28,12 @@ VARIANT = {
     "gradient_error": NUMBER,
     "first_call_ms": NUMBER,
     "peak_extra_bytes": int,
+    "launches": type(None),  # these tests run on a CPU
     "forward_ms": SPREAD,
     "backward_ms": SPREAD,
     "total_ms": SPREAD,
+    "host_ms": type(None),
+    "graph": type(None),
     "ratios": {
         "speedup_over_eager": NUMBER,
         "speedup_over_compile": type(None),  # these tests compile nothing
@@ -42,6 +45,8 @@ RESULT = {
     "environment": {
         "device": str,
         "device_type": str,
+        "cuda": type(None),
+        "processor": str,
         "cores": int,
         "threads": int,
         "last_level_cache_bytes": int,
@@ -49,12 +54,14 @@ RESULT = {
         "system": str,
         "python": str,
         "torch": str,
+        "triton": OPTIONAL_TEXT,
         "amd_fused": str,
         "backends": dict,
         "commit": OPTIONAL_TEXT,
         "date": str,
         "load_average": (float, type(None)),
     },
+    "finished": bool,
     "settings": {"min_time": NUMBER, "min_rounds": int, "calls_per_turn": int},
     "cases": [
         {
@@ -95,12 +102,12 @@ def assert_matches(value, schema, path="result"):
 def tiny(monkeypatch):
     """A run without compiling, on the backend that is everywhere, with small buffers."""
     monkeypatch.setenv("AMD_FUSED_BACKEND", "reference")
-    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda: 2**20)
+    monkeypatch.setattr(environment, "last_level_cache_bytes", lambda device: 2**20)
     every_variant = amd.variants
     monkeypatch.setattr(
         amd, "variants", lambda device: [v for v in every_variant(device) if v.key != COMPILED]
     )
-    return ["--shapes", "tiny", "--min-time", "0"]
+    return ["--device", "cpu", "--shapes", "tiny", "--min-time", "0"]
 
 
 def test_result_file_has_the_keys_and_types_of_its_schema(tiny, tmp_path, capsys):
@@ -109,7 +116,8 @@ def test_result_file_has_the_keys_and_types_of_its_schema(tiny, tmp_path, capsys
     result = json.loads(output.read_text())
     assert_matches(result, RESULT)
 
-    assert result["schema"] == 1
+    assert result["schema"] == results.SCHEMA == 2
+    assert result["finished"] is True
     assert datetime.fromisoformat(result["environment"]["date"]).utcoffset() is not None
     assert result["environment"]["torch"] == torch.__version__
     named = [(c["shape"], c["layout"], c["dtype"]) for c in result["cases"]]
@@ -126,10 +134,10 @@ def test_result_file_has_the_keys_and_types_of_its_schema(tiny, tmp_path, capsys
 
 
 def test_default_file_name_tells_device_threads_and_date(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(__main__, "RESULTS", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
     assert __main__.main([*tiny, "--layouts", "nchw"]) == 0
     (file,) = tmp_path.iterdir()
-    assert re.fullmatch(r"[a-z0-9-]+-\d+-threads-\d{4}-\d\d-\d\d-\d{4}\.json", file.name)
+    assert re.fullmatch(r"[a-z0-9-]+-\d+-threads-\d{4}-\d\d-\d\d-\d{4}-losses\.json", file.name)
 
 
 def test_run_fails_when_our_own_variant_is_wrong(tiny, tmp_path, monkeypatch, capsys):
@@ -143,6 +151,10 @@ def test_run_fails_when_our_own_variant_is_wrong(tiny, tmp_path, monkeypatch, ca
     assert "ours: refused, loss off by 1 and gradient off by 1 against float64" in out
 
 
+CPU_HEADER = ["variant", "forward ms", "fwd+bwd ms (quartiles)", "vs eager", "vs compile"]
+CPU_HEADER += ["x floor", "peak / gradient"]
+
+
 def test_table_is_markdown_with_a_row_a_variant():
     spread = {"median": 2.0, "q1": 1.5, "q3": 2.5, "min": 1.0, "n": 9}
     ratios = {"speedup_over_eager": 6.0, "speedup_over_compile": None, "times_floor": 2.0}
@@ -153,6 +165,7 @@ def test_table_is_markdown_with_a_row_a_variant():
         "forward_ms": spread | {"median": 0.5},
         "total_ms": spread,
         "ratios": ratios,
+        "graph": None,
         "peak_extra_bytes": 525,
     }
     case = {
@@ -164,13 +177,16 @@ def test_table_is_markdown_with_a_row_a_variant():
         "ideal_bytes": {"total": 30_000_000},
         "copy": {"bytes_per_second": 3e10},
         "gradient_bytes": 500,
-        "variants": [variant, {"title": "other", "status": "failed", "reason": "no compiler"}],
+        "variants": [
+            variant,
+            {"title": "other", "status": "failed", "reason": "no compiler", "graph": None},
+        ],
     }
     lines = table.render_case(case).splitlines()
     assert lines[0] == "### amd: s, nchw, float32"
-    assert lines[2] == "floor 1.00 ms (forward 0.75): 30.0 MB at a copy's 30.0 GB/s"
+    assert lines[2] == "floor 1.000 ms (forward 0.750): 30.0 MB at a copy's 30.0 GB/s"
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:8]]
-    assert cells[0] == list(table.HEADER)
+    assert cells[0] == CPU_HEADER
     assert all(re.fullmatch("-+:?", cell) for cell in cells[1])
     assert cells[2] == ["ours", "0.50", "2.00 (1.50-2.50)", "6.00", "-", "2.00", "1.05"]
     assert cells[3] == ["other", "failed", "-", "-", "-", "-", "-"]

@@ -1,0 +1,101 @@
+"""Teachers and students of the training benchmark, and the layers whose outputs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from amd_fused.distill import wrn
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One distillation as a user would run it.
+
+    Args:
+        name: for the table and the result file.
+        networks: makes student and teacher; raises ImportError where a package is missing.
+        layers: module paths of the features, the same in both.
+        image: channels, height and width.
+        classes: of the labels.
+        batch: images a step.
+        mixed_precision: under autocast (float16 with a GradScaler on a GPU, bfloat16 on a CPU).
+        channels_last: memory format of networks and images.
+    """
+
+    name: str
+    networks: Callable[[], tuple[nn.Module, nn.Module]]
+    layers: tuple[str, ...]
+    image: tuple[int, int, int]
+    classes: int
+    batch: int
+    mixed_precision: bool
+    channels_last: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+def wide_resnets(teacher: str, student: str) -> tuple[nn.Module, nn.Module]:
+    """By name, such as "16-3"; 10 classes."""
+    depth_s, width_s = wrn.parse_wrn(student)
+    depth_t, width_t = wrn.parse_wrn(teacher)
+    return wrn.WideResNet(depth_s, width_s), wrn.WideResNet(depth_t, width_t)
+
+
+def imagenet_resnets() -> tuple[nn.Module, nn.Module]:
+    """ResNet18 and ResNet34, their weights at random."""
+    from torchvision.models import resnet18, resnet34
+
+    return resnet18(weights=None), resnet34(weights=None)
+
+
+_RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+_CIFAR = (3, 32, 32)
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "wrn",
+            lambda: wide_resnets("16-3", "16-1"),
+            wrn.FEATURE_LAYERS,
+            _CIFAR,
+            classes=10,
+            batch=128,
+            mixed_precision=False,
+        ),
+        Setting(
+            "wrn-amp",
+            lambda: wide_resnets("16-3", "16-1"),
+            wrn.FEATURE_LAYERS,
+            _CIFAR,
+            classes=10,
+            batch=128,
+            mixed_precision=True,
+        ),
+        Setting(
+            "resnet-amp",
+            imagenet_resnets,
+            _RESNET_LAYERS,
+            (3, 224, 224),
+            classes=1000,
+            batch=256,
+            mixed_precision=True,
+            channels_last=True,
+        ),
+        Setting(
+            "tiny-amp",
+            lambda: wide_resnets("10-2", "10-1"),
+            wrn.FEATURE_LAYERS,
+            (3, 8, 8),
+            classes=10,
+            batch=1,
+            mixed_precision=True,
+            channels_last=True,
+        ),
+    )
+}

@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
+# 14x14 and 7x7 rows; 24 channels, whose last tile is masked by a number unknown to the compiler.
+UNALIGNED = {("imagenet-resnet", "nchw"), ("512x512", "channels_last")}
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).with_name("compile_triton.py")
 
@@ -61,7 +63,7 @@ def test_shared_memory_leaves_room_for_several_programs(kernels: list[dict[str, 
 
 
 def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None:
-    """Wherever rows or pixels begin at multiples of 16 bytes: all but the 14x14 and 7x7 NCHW maps.
+    """Wherever rows or pixels are whole 16-byte words to the compiler: all but UNALIGNED.
 
     Maps in float32 are read in 4-byte words by the per-sample kernels; they are a C-th of the
     features.
@@ -69,7 +71,7 @@ def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None
     readers = ("amd_map_fwd_kernel", "amd_bwd_kernel", "amd_fused_fwd_kernel")
     checked = 0
     for row in kernels:
-        aligned = row["shape"] != "imagenet-resnet" or row["layout"] == "channels_last"
+        aligned = (row["shape"], row["layout"]) not in UNALIGNED
         if row["kernel"] not in readers or not aligned:
             continue
         checked += 1

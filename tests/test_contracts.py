@@ -151,15 +151,6 @@ def test_all_zero_maps_have_finite_loss_and_zero_gradient(
         assert torch.isfinite(result.grads[i]).all()
 
 
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty and its kin hand out NaN."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("options", [{}, {"local_weight": 0.0, "formula": "released"}])
 @pytest.mark.parametrize("backend", FUSED)

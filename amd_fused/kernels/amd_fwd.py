@@ -14,31 +14,36 @@ from amd_fused.kernels.amd_sample import quadrant_tile, sample_loss
 
 
 @triton.jit
-def _store_sample(
-    loss,
-    u_s,  # [4, M]
-    u_t,
-    losses,  # [L, B] in the compute dtype
+def _finish_sample(
+    f_s,  # [4, M] attention maps in the order of the quadrants, 0 where not valid
+    f_t,
+    valid,
+    counts,
+    loss,  # [B] in the compute dtype
     d_f_s,  # [B, N] in the compute dtype, or None
     d_f_t,
-    layer,
     b,
     B,
     height,
     width,
     LAYERS: tl.constexpr,
-    GRAD_S: tl.constexpr,
-    GRAD_T: tl.constexpr,
+    LAYER_WEIGHT: tl.constexpr,
+    NEEDS_GRAD: tl.constexpr,  # (student, teacher)
+    OPTIONS: tl.constexpr,
 ):
-    tl.store(losses + layer * B + b, loss)
+    """Computes and stores the sample's loss and its derivatives by the maps."""
+    value, u_s, u_t = sample_loss(
+        f_s, f_t, valid, counts, height * width, LAYER_WEIGHT, OPTIONS, NEEDS_GRAD[0], NEEDS_GRAD[1]
+    )
+    tl.store(loss + b, value)
     # Positions are worked out once more: held since the maps were read, they would spill. The zero,
     # which the compiler cannot see through, keeps it from merging the two.
     zero = tl.num_programs(0) - LAYERS * B
     position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[1]) + zero, height, width)
     at = b.to(tl.int64) * height * width + position
-    if GRAD_S:
+    if NEEDS_GRAD[0]:
         tl.store(d_f_s + at, u_s, mask=valid)
-    if GRAD_T:
+    if NEEDS_GRAD[1]:
         tl.store(d_f_t + at, u_t, mask=valid)
 
 
@@ -81,16 +86,10 @@ def amd_fused_fwd_kernel(
             source = tl.reshape(tl.where(valid, position, 0), (4 * M,))
             f_s = tl.where(valid, tl.reshape(tl.gather(f_s, source, 0), (4, M)), 0.0)
             f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (4, M)), 0.0)
-            GRAD_S: tl.constexpr = NEEDS_GRAD[layer][0]
-            GRAD_T: tl.constexpr = NEEDS_GRAD[layer][1]
-            positions = height * width
-            loss, u_s, u_t = sample_loss(
-                f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
-            )
-            LAYERS: tl.constexpr = len(ROWS_OF_LOSSES)
-            _store_sample(
-                loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, height, width, LAYERS, GRAD_S, GRAD_T,
+            _finish_sample(
+                f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
+                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHTS[layer],
+                NEEDS_GRAD[layer], OPTIONS,
             )  # fmt: skip
 
 
@@ -164,13 +163,8 @@ def amd_sample_fwd_kernel(
             position, valid, counts = quadrant_tile(tl.arange(0, TILES[layer][0]), height, width)
             f_s = load_map(maps_s[layer], b, B, positions, position, valid, TILES[layer][1])
             f_t = load_map(maps_t[layer], b, B, positions, position, valid, TILES[layer][2])
-            GRAD_S: tl.constexpr = NEEDS_GRAD[layer][0]
-            GRAD_T: tl.constexpr = NEEDS_GRAD[layer][1]
-            loss, u_s, u_t = sample_loss(
-                f_s, f_t, valid, counts, positions, LAYER_WEIGHTS[layer], OPTIONS, GRAD_S, GRAD_T
-            )
-            LAYERS: tl.constexpr = len(ROWS_OF_LOSSES)
-            _store_sample(
-                loss, u_s, u_t, losses, d_f_s[layer], d_f_t[layer],
-                ROWS_OF_LOSSES[layer], b, B, height, width, LAYERS, GRAD_S, GRAD_T,
+            _finish_sample(
+                f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
+                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHTS[layer],
+                NEEDS_GRAD[layer], OPTIONS,
             )  # fmt: skip

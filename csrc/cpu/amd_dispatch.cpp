@@ -12,7 +12,6 @@ namespace {
 struct Table {
   Kernels<float> f32{};
   Kernels<double> f64{};
-  const char* isa = "baseline";
 
   Table() {
     // For tests and bug reports: a narrower set than the CPU has, never a wider one.
@@ -33,10 +32,8 @@ struct Table {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (has_avx512 && wanted == "avx512") {
       avx512::fill_kernels(&f32, &f64);
-      isa = "avx512";
     } else if (has_avx2 && wanted != "baseline") {
       avx2::fill_kernels(&f32, &f64);
-      isa = "avx2";
     }
 #endif
   }
@@ -57,6 +54,5 @@ template <>
 const Kernels<double>& kernels<double>() {
   return table().f64;
 }
-const char* kernels_isa() { return table().isa; }
 
 }  // namespace amd_fused

@@ -102,7 +102,6 @@ struct Kernels {
 
 template <typename T>
 const Kernels<T>& kernels();  // the widest that this CPU runs
-const char* kernels_isa();    // their instruction set: "baseline", "avx2" or "avx512"
 
 #define AMD_DECLARE_ISA(isa)                                    \
   namespace isa {                                               \

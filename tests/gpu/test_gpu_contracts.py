@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import cases
@@ -15,15 +14,6 @@ from benchmarks.trace import peak_extra_bytes
 
 # Long enough for anything that waits for the device to be caught: half a second or so.
 SLEEP_CYCLES = 1_000_000_000
-
-
-@pytest.fixture
-def poisoned() -> Iterator[None]:
-    """torch.empty and its kin hand out NaN."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("layout", some(["nchw", "channels_last"], "channels_last"))

@@ -16,19 +16,20 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
-# 14x14 and 7x7 rows; 24 channels, whose last tile is masked by a number unknown to the compiler.
-UNALIGNED = {("imagenet-resnet", "nchw"), ("512x512", "channels_last")}
+UNALIGNED = {("imagenet-resnet", "nchw")}  # 14x14 and 7x7 rows are not whole 16-byte words
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).with_name("compile_triton.py")
 
 
-@pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda c: f"sm_{c}")
+# The tests of one architecture stay in one process, which compiles for it once.
+TARGETS = [pytest.param(c, marks=pytest.mark.xdist_group(f"sm_{c}")) for c in (80, 90, 100)]
+
+
+@pytest.fixture(scope="module", params=TARGETS, ids=lambda c: f"sm_{c}")
 def kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
-    # sm_90 takes every shape; the others those that take each form once, for time.
-    shapes = [] if request.param == 90 else ["cifar-wrn", "512x512"]
     process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(request.param), *shapes],
+        [sys.executable, str(SCRIPT), str(request.param)],
         capture_output=True,
         text=True,
         env=environment,
@@ -51,11 +52,8 @@ def test_all_forms_are_among_them(kernels: list[dict[str, Any]]) -> None:
     }
 
 
-def test_next_to_nothing_spills(kernels: list[dict[str, Any]]) -> None:
-    """ptxas 13 spills a few words now and then, even far below its limit of registers: 128 bytes,
-    stores and loads together, is 16 words once; a map that does not fit would spill kilobytes.
-    """
-    assert [row for row in kernels if row["spill_bytes"] > 128] == []
+def test_nothing_spills(kernels: list[dict[str, Any]]) -> None:
+    assert [row for row in kernels if row["spill_bytes"] > 0] == []
 
 
 def test_shared_memory_leaves_room_for_several_programs(kernels: list[dict[str, Any]]) -> None:

@@ -23,8 +23,9 @@ def form(*shape: int, layers: int = 3, channels_last: bool = False, double: bool
 
 def test_benchmark_shapes_take_the_forms_that_the_header_says() -> None:
     assert form(128, 48, 32, 32) == form(128, 192, 8, 8) == plan.FUSED
-    assert form(256, 64, 56, 56, layers=4) == form(256, 512, 7, 7, layers=4) == plan.FUSED
-    assert form(256, 64, 56, 56, layers=4, channels_last=True) == plan.SPLIT
+    assert form(256, 128, 28, 28, layers=4) == form(256, 512, 7, 7, layers=4) == plan.FUSED
+    assert form(256, 64, 56, 56, layers=4) == plan.SPLIT
+    assert form(256, 64, 28, 28, layers=4, channels_last=True) == plan.SPLIT
     assert form(256, 512, 7, 7, layers=4, channels_last=True) == plan.FUSED
     assert form(4, 256, 200, 336) == form(2, 16, 512, 512) == plan.CHUNKED
 
@@ -57,13 +58,16 @@ def test_alignment_divides_every_row_pixel_and_sample() -> None:
     assert feature(2, 8, 14, 14).align == 4
     assert feature(2, 8, 7, 7).align == 1
     assert feature(2, 24, 7, 7, channels_last=True).align == 8
+    larger = feature(2, 64, 7, 7, channels_last=True)
+    part = plan.Feature((2, 6, 7, 7), larger.strides, 4)
+    assert part.align == 2, "6 channels of 64: pixels begin at 16-byte words but do not end there"
     assert feature(2, 64, 56, 56).align == 16
 
 
 def test_map_programs_cover_every_position_and_channel_group() -> None:
     a = feature(3, 300, 20, 30)
     tile = plan.map_tile(a, multiprocessors=132)
-    block_n, _, _, groups = tile
+    block_n, *_, groups = tile
     assert plan.map_programs(a, tile) == 3 * -(-600 // block_n) * groups
     assert groups > 1, "3 samples leave most of 132 multiprocessors idle otherwise"
 

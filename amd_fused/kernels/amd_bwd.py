@@ -34,19 +34,24 @@ def amd_bwd_kernel(
     shapes,  # tuple of (C, H, W)
     d_f,  # tuple of [B, N] in the compute dtype
     first_programs,  # tuple: first program of each feature, and the end
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, FORM, ALIGN)
+    BLOCKS_N: tl.constexpr,  # these, too, have one entry a feature
+    BLOCKS_C: tl.constexpr,
+    FORMS: tl.constexpr,
+    ALIGNS: tl.constexpr,
 ):
     pid = tl.program_id(0)
     for k in tl.static_range(len(features)):
         if (pid >= first_programs[k]) & (pid < first_programs[k + 1]):
             channels, height, width = shapes[k]
-            BLOCK_N: tl.constexpr = TILES[k][0]
-            BLOCK_C: tl.constexpr = TILES[k][1]
-            FORM: tl.constexpr = TILES[k][2]
-            ALIGN: tl.constexpr = TILES[k][3]
+            BLOCK_N: tl.constexpr = BLOCKS_N[k]
+            BLOCK_C: tl.constexpr = BLOCKS_C[k]
+            FORM: tl.constexpr = FORMS[k]
+            ALIGN: tl.constexpr = ALIGNS[k]
             positions = height * width
             if FORM == ROWS:
                 positions = aligned(positions, ALIGN)
+            elif FORM == PIXELS:
+                channels = aligned(channels, ALIGN)
             unit = pid - first_programs[k]
             if FORM == FLAT:
                 size = aligned(channels * positions, ALIGN)

@@ -12,11 +12,21 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_fwd import load_map
-from amd_fused.kernels.amd_math import TERMS, inverse_norm, settled, term_map, unit
+from amd_fused.kernels.amd_math import (
+    EPS,
+    LOCAL_WEIGHT,
+    TERMS,
+    inverse_norm,
+    settled,
+    term_map,
+    unit,
+)
 from amd_fused.kernels.amd_sample import (
+    column_sums,
     map_slope,
     quadrant_tile,
     radial_factor,
+    row_sum,
     share_of,
     square_distance,
 )
@@ -31,37 +41,37 @@ GRADIENT = tl.constexpr(4)  # dL/df in d_f, and the loss
 
 @triton.jit
 def _put(sums, b, chunk, chunks, slot: tl.constexpr, SLOTS: tl.constexpr, value):
-    at = ((b * chunks + chunk) * SLOTS + slot) * 4 + tl.arange(0, 4)
+    at = ((b * chunks + chunk) * SLOTS + slot) * 4 + tl.arange(0, 4)[None, :]
     tl.store(sums + at, value)
 
 
 @triton.jit
 def _total(sums, b, chunks, slot: tl.constexpr, SLOTS: tl.constexpr):
-    """[4]: a slot's sums over all chunks of sample b."""
+    """[1, 4]: a slot's sums over all chunks of sample b."""
     TILE: tl.constexpr = 64
-    total = tl.zeros((4,), sums.dtype.element_ty)
+    total = tl.zeros((1, 4), sums.dtype.element_ty)
     for first in range(0, chunks, TILE):
         chunk = first + tl.arange(0, TILE)
         at = ((b * chunks + chunk) * SLOTS + slot)[:, None] * 4 + tl.arange(0, 4)[None, :]
-        total += tl.sum(tl.load(sums + at, mask=(chunk < chunks)[:, None], other=0.0), axis=0)
+        total += column_sums(tl.load(sums + at, mask=(chunk < chunks)[:, None], other=0.0))
     return total
 
 
 @triton.jit
-def _norms(norm_sums, b, chunks, EPS: tl.constexpr):
-    norm_s, inverse_s = inverse_norm(tl.sum(_total(norm_sums, b, chunks, 0, 2), axis=0), EPS)
-    norm_t, inverse_t = inverse_norm(tl.sum(_total(norm_sums, b, chunks, 1, 2), axis=0), EPS)
+def _norms(norm_sums, b, chunks, eps: tl.constexpr):
+    norm_s, inverse_s = inverse_norm(row_sum(_total(norm_sums, b, chunks, 0, 2)), eps)
+    norm_t, inverse_t = inverse_norm(row_sum(_total(norm_sums, b, chunks, 1, 2)), eps)
     return norm_s, inverse_s, norm_t, inverse_t
 
 
 @triton.jit
 def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions, counts):
-    """D_x of the whole map (scalar) and of the quadrants ([4])."""
+    """D_x of the whole map ([1, 1]) and of the quadrants ([1, 4])."""
     squares_s = _total(square_sums, b, chunks, 2 * x, 6)
     squares_t = _total(square_sums, b, chunks, 2 * x + 1, 6)
-    _, length_s = unit(tl.sum(squares_s, axis=0))
-    _, length_t = unit(tl.sum(squares_t, axis=0))
-    whole = tl.sum(_total(distance_sums, b, chunks, 2 * x, 6), axis=0)
+    _, length_s = unit(row_sum(squares_s))
+    _, length_t = unit(row_sum(squares_t))
+    whole = row_sum(_total(distance_sums, b, chunks, 2 * x, 6))
     _, lengths_s = unit(squares_s)
     _, lengths_t = unit(squares_t)
     quadrants = _total(distance_sums, b, chunks, 2 * x + 1, 6)
@@ -74,7 +84,7 @@ def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions
 @triton.jit
 def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunks, norm, inverse):
     """u in d_f becomes dL/df, by the sum over all chunks of u f."""
-    sum_uf = tl.sum(_total(slope_sums, b, chunks, side, 2), axis=0)
+    sum_uf = row_sum(_total(slope_sums, b, chunks, side, 2))
     u = tl.load(d_f + at, mask=valid, other=0.0)
     tl.store(d_f + at, u * inverse - radial_factor(sum_uf, norm, inverse) * f, mask=valid)
 
@@ -82,15 +92,15 @@ def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunk
 @triton.jit
 def _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT: tl.constexpr, OPTIONS: tl.constexpr):
     ACC: tl.constexpr = sums[NORM].dtype.element_ty
-    total = tl.sum(tl.zeros((4,), ACC), axis=0)
+    total = row_sum(tl.zeros((1, 4), ACC))
     for x in tl.static_range(TERMS):
         weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, ACC)
         distance, distances = _distances(
             sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
         )
         total += weight * distance
-        if OPTIONS[3] > 0:
-            total += tl.sum(weights * distances, axis=0)
+        if OPTIONS[LOCAL_WEIGHT] > 0:
+            total += row_sum(weights * distances)
     return total
 
 
@@ -108,55 +118,58 @@ def _pass(
     chunks,
     height,
     width,
-    TILE: tl.constexpr,  # (BLOCK, GROUPS_S, GROUPS_T)
-    NEEDS_GRAD: tl.constexpr,  # (student, teacher)
+    BLOCK: tl.constexpr,
+    GROUPS_S: tl.constexpr,
+    GROUPS_T: tl.constexpr,
+    GRAD_S: tl.constexpr,
+    GRAD_T: tl.constexpr,
     LAYER_WEIGHT: tl.constexpr,
     OPTIONS: tl.constexpr,
     PASS: tl.constexpr,
 ):
     positions = height * width
-    j = chunk * TILE[0] + tl.arange(0, TILE[0])
+    j = chunk * BLOCK + tl.arange(0, BLOCK)
     position, valid, counts = quadrant_tile(j, height, width)
     at = b * positions + position
-    f_s = load_map(map_s, b, B, positions, position, valid, TILE[1])
-    f_t = load_map(map_t, b, B, positions, position, valid, TILE[2])
+    f_s = load_map(map_s, b, B, positions, position, valid, GROUPS_S)
+    f_t = load_map(map_t, b, B, positions, position, valid, GROUPS_T)
+    eps: tl.constexpr = OPTIONS[EPS]
     if PASS == NORM:
-        _put(sums[NORM], b, chunk, chunks, 0, 2, tl.sum(f_s * f_s, axis=1))
-        _put(sums[NORM], b, chunk, chunks, 1, 2, tl.sum(f_t * f_t, axis=1))
+        _put(sums[NORM], b, chunk, chunks, 0, 2, column_sums(f_s * f_s))
+        _put(sums[NORM], b, chunk, chunks, 1, 2, column_sums(f_t * f_t))
     else:
-        norm_s, inverse_s, norm_t, inverse_t = _norms(sums[NORM], b, chunks, OPTIONS[7])
+        norm_s, inverse_s, norm_t, inverse_t = _norms(sums[NORM], b, chunks, eps)
         if PASS == GRADIENT:
-            if NEEDS_GRAD[0]:
+            if GRAD_S:
                 _finish_gradient(
                     d_f_s, at, valid, f_s, sums[SLOPE], 0, b, chunks, norm_s, inverse_s
                 )
-            if NEEDS_GRAD[1]:
+            if GRAD_T:
                 _finish_gradient(
                     d_f_t, at, valid, f_t, sums[SLOPE], 1, b, chunks, norm_t, inverse_t
                 )
             if chunk == 0:
-                tl.store(loss + b, _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT, OPTIONS))
+                value = _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT, OPTIONS)
+                tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
         else:
             u_s, u_t = tl.zeros_like(f_s), tl.zeros_like(f_s)
             for x in tl.static_range(TERMS):
                 x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
                 x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
                 if PASS == SQUARE:
-                    _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, tl.sum(x_s * x_s, axis=1))
-                    _put(sums[SQUARE], b, chunk, chunks, 2 * x + 1, 6, tl.sum(x_t * x_t, axis=1))
+                    _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, column_sums(x_s * x_s))
+                    _put(sums[SQUARE], b, chunk, chunks, 2 * x + 1, 6, column_sums(x_t * x_t))
                 else:
                     squares_s = _total(sums[SQUARE], b, chunks, 2 * x, 6)
                     squares_t = _total(sums[SQUARE], b, chunks, 2 * x + 1, 6)
                     if PASS == DISTANCE:
-                        inverse_x_s, _ = unit(tl.sum(squares_s, axis=0))
-                        inverse_x_t, _ = unit(tl.sum(squares_t, axis=0))
+                        inverse_x_s, _ = unit(row_sum(squares_s))
+                        inverse_x_t, _ = unit(row_sum(squares_t))
                         whole = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
                         _put(sums[DISTANCE], b, chunk, chunks, 2 * x, 6, whole)
                         inverse_x_s, _ = unit(squares_s)
                         inverse_x_t, _ = unit(squares_t)
-                        local = square_distance(
-                            x_s, x_t, inverse_x_s[:, None], inverse_x_t[:, None]
-                        )
+                        local = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
                         _put(sums[DISTANCE], b, chunk, chunks, 2 * x + 1, 6, local)
                     else:
                         weight, weights = share_of(
@@ -165,23 +178,23 @@ def _pass(
                         distance, distances = _distances(
                             sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
                         )
-                        if NEEDS_GRAD[0]:
+                        if GRAD_S:
                             u_s += slope_s * map_slope(
                                 x_s, x_t, squares_s, squares_t, distance, distances,
-                                positions, counts, weight, weights, OPTIONS[3] > 0,
+                                positions, counts, weight, weights, OPTIONS[LOCAL_WEIGHT] > 0,
                             )  # fmt: skip
-                        if NEEDS_GRAD[1]:
+                        if GRAD_T:
                             u_t += slope_t * map_slope(
                                 x_t, x_s, squares_t, squares_s, distance, distances,
-                                positions, counts, weight, weights, OPTIONS[3] > 0,
+                                positions, counts, weight, weights, OPTIONS[LOCAL_WEIGHT] > 0,
                             )  # fmt: skip
             if PASS == SLOPE:
-                if NEEDS_GRAD[0]:
+                if GRAD_S:
                     tl.store(d_f_s + at, u_s, mask=valid)
-                    _put(sums[SLOPE], b, chunk, chunks, 0, 2, tl.sum(u_s * f_s, axis=1))
-                if NEEDS_GRAD[1]:
+                    _put(sums[SLOPE], b, chunk, chunks, 0, 2, column_sums(u_s * f_s))
+                if GRAD_T:
                     tl.store(d_f_t + at, u_t, mask=valid)
-                    _put(sums[SLOPE], b, chunk, chunks, 1, 2, tl.sum(u_t * f_t, axis=1))
+                    _put(sums[SLOPE], b, chunk, chunks, 1, 2, column_sums(u_t * f_t))
 
 
 @triton.jit
@@ -197,9 +210,12 @@ def amd_chunk_fwd_kernel(
     first_programs,  # tuple: first program of each layer, and the end
     B,
     ROWS_OF_LOSSES: tl.constexpr,
-    TILES: tl.constexpr,  # tuple of (BLOCK, GROUPS_S, GROUPS_T)
+    BLOCKS: tl.constexpr,  # these, too, have one entry a layer
+    CHANNEL_GROUPS_S: tl.constexpr,
+    CHANNEL_GROUPS_T: tl.constexpr,
     LAYER_WEIGHTS: tl.constexpr,
-    NEEDS_GRAD: tl.constexpr,
+    GRADS_S: tl.constexpr,
+    GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
     PASS: tl.constexpr,
 ):
@@ -207,10 +223,16 @@ def amd_chunk_fwd_kernel(
     for layer in tl.static_range(len(maps_s)):
         if (pid >= first_programs[layer]) & (pid < first_programs[layer + 1]):
             number = pid - first_programs[layer]
+            BLOCK: tl.constexpr = BLOCKS[layer]
+            GROUPS_S: tl.constexpr = CHANNEL_GROUPS_S[layer]
+            GROUPS_T: tl.constexpr = CHANNEL_GROUPS_T[layer]
+            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
+            GRAD_S: tl.constexpr = GRADS_S[layer]
+            GRAD_T: tl.constexpr = GRADS_T[layer]
             _pass(
                 maps_s[layer], maps_t[layer], d_f_s[layer], d_f_t[layer],
                 losses + ROWS_OF_LOSSES[layer] * B, sums[layer],
                 (number // chunks[layer]).to(tl.int64), B, number % chunks[layer], chunks[layer],
-                shapes[layer][0], shapes[layer][1], TILES[layer], NEEDS_GRAD[layer],
-                LAYER_WEIGHTS[layer], OPTIONS, PASS,
+                shapes[layer][0], shapes[layer][1], BLOCK, GROUPS_S, GROUPS_T, GRAD_S, GRAD_T,
+                LAYER_WEIGHT, OPTIONS, PASS,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from amd_fused.kernels.amd_sample import quadrant_tile, sample_loss
 
 @triton.jit
 def _finish_sample(
-    f_s,  # [4, M] attention maps in the order of the quadrants, 0 where not valid
+    f_s,  # [M, 4] attention maps in the order of the quadrants, 0 where not valid
     f_t,
     valid,
     counts,
@@ -28,22 +28,23 @@ def _finish_sample(
     width,
     LAYERS: tl.constexpr,
     LAYER_WEIGHT: tl.constexpr,
-    NEEDS_GRAD: tl.constexpr,  # (student, teacher)
+    GRAD_S: tl.constexpr,
+    GRAD_T: tl.constexpr,
     OPTIONS: tl.constexpr,
 ):
     """Computes and stores the sample's loss and its derivatives by the maps."""
     value, u_s, u_t = sample_loss(
-        f_s, f_t, valid, counts, height * width, LAYER_WEIGHT, OPTIONS, NEEDS_GRAD[0], NEEDS_GRAD[1]
+        f_s, f_t, valid, counts, height * width, LAYER_WEIGHT, OPTIONS, GRAD_S, GRAD_T
     )
-    tl.store(loss + b, value)
+    tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
     # Positions are worked out once more: held since the maps were read, they would spill. The zero,
     # which the compiler cannot see through, keeps it from merging the two.
     zero = tl.num_programs(0) - LAYERS * B
-    position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[1]) + zero, height, width)
+    position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[0]) + zero, height, width)
     at = b.to(tl.int64) * height * width + position
-    if NEEDS_GRAD[0]:
+    if GRAD_S:
         tl.store(d_f_s + at, u_s, mask=valid)
-    if NEEDS_GRAD[1]:
+    if GRAD_T:
         tl.store(d_f_t + at, u_t, mask=valid)
 
 
@@ -59,9 +60,16 @@ def amd_fused_fwd_kernel(
     losses,  # [L, B] in the compute dtype
     B,
     ROWS_OF_LOSSES: tl.constexpr,  # tuple: number of the layer in `losses`
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, M, SIDE_S, SIDE_T), SIDE (LAYOUT, ALIGN)
+    BLOCKS_N: tl.constexpr,  # these, too, have one entry a layer
+    BLOCKS_C: tl.constexpr,
+    QUADRANT_BLOCKS: tl.constexpr,
+    LAYOUTS_S: tl.constexpr,
+    ALIGNS_S: tl.constexpr,
+    LAYOUTS_T: tl.constexpr,
+    ALIGNS_T: tl.constexpr,
     LAYER_WEIGHTS: tl.constexpr,
-    NEEDS_GRAD: tl.constexpr,  # tuple of (student, teacher)
+    GRADS_S: tl.constexpr,
+    GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -70,26 +78,33 @@ def amd_fused_fwd_kernel(
     for layer in tl.static_range(len(students)):
         if pid // B == layer:
             C_S, C_T, height, width = shapes[layer]
-            BLOCK_N: tl.constexpr = TILES[layer][0]
-            BLOCK_C: tl.constexpr = TILES[layer][1]
-            M: tl.constexpr = TILES[layer][2]
+            BLOCK_N: tl.constexpr = BLOCKS_N[layer]
+            BLOCK_C: tl.constexpr = BLOCKS_C[layer]
+            M: tl.constexpr = QUADRANT_BLOCKS[layer]
+            LAYOUT_S: tl.constexpr = LAYOUTS_S[layer]
+            ALIGN_S: tl.constexpr = ALIGNS_S[layer]
+            LAYOUT_T: tl.constexpr = LAYOUTS_T[layer]
+            ALIGN_T: tl.constexpr = ALIGNS_T[layer]
+            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
+            GRAD_S: tl.constexpr = GRADS_S[layer]
+            GRAD_T: tl.constexpr = GRADS_T[layer]
             f_s = attention_map(
-                students[layer], strides_s[layer], b, 0, C_S, 0, height, width,
-                BLOCK_N, BLOCK_C, TILES[layer][3], ACC,
+                students[layer], strides_s[layer], b, C_S, 0, C_S, 0, height, width,
+                BLOCK_N, BLOCK_C, LAYOUT_S, ALIGN_S, ACC,
             )  # fmt: skip
             f_t = attention_map(
-                teachers[layer], strides_t[layer], b, 0, C_T, 0, height, width,
-                BLOCK_N, BLOCK_C, TILES[layer][4], ACC,
+                teachers[layer], strides_t[layer], b, C_T, 0, C_T, 0, height, width,
+                BLOCK_N, BLOCK_C, LAYOUT_T, ALIGN_T, ACC,
             )  # fmt: skip
             # From the order of memory to that of the quadrants.
             position, valid, counts = quadrant_tile(tl.arange(0, M), height, width)
-            source = tl.reshape(tl.where(valid, position, 0), (4 * M,))
-            f_s = tl.where(valid, tl.reshape(tl.gather(f_s, source, 0), (4, M)), 0.0)
-            f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (4, M)), 0.0)
+            source = tl.reshape(tl.where(valid, position, 0), (M * 4,))
+            f_s = tl.where(valid, tl.reshape(tl.gather(f_s, source, 0), (M, 4)), 0.0)
+            f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (M, 4)), 0.0)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHTS[layer],
-                NEEDS_GRAD[layer], OPTIONS,
+                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHT,
+                GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip
 
 
@@ -101,7 +116,11 @@ def amd_map_fwd_kernel(
     maps,  # tuple of [GROUPS, B, N] in the compute dtype
     first_programs,  # tuple: first program of each feature, and the end
     B,
-    TILES: tl.constexpr,  # tuple of (BLOCK_N, BLOCK_C, SIDE, GROUPS), SIDE (LAYOUT, ALIGN)
+    BLOCKS_N: tl.constexpr,  # these, too, have one entry a feature
+    BLOCKS_C: tl.constexpr,
+    LAYOUTS: tl.constexpr,
+    ALIGNS: tl.constexpr,
+    CHANNEL_GROUPS: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """One program: a block of positions of one sample, over one group of its channels."""
@@ -109,19 +128,23 @@ def amd_map_fwd_kernel(
     for k in tl.static_range(len(features)):
         if (pid >= first_programs[k]) & (pid < first_programs[k + 1]):
             channels, height, width = shapes[k]
-            BLOCK_N: tl.constexpr = TILES[k][0]
-            GROUPS: tl.constexpr = TILES[k][3]
+            BLOCK_N: tl.constexpr = BLOCKS_N[k]
+            BLOCK_C: tl.constexpr = BLOCKS_C[k]
+            LAYOUT: tl.constexpr = LAYOUTS[k]
+            ALIGN: tl.constexpr = ALIGNS[k]
+            GROUPS: tl.constexpr = CHANNEL_GROUPS[k]
             positions = height * width
             blocks = tl.cdiv(positions, BLOCK_N)
             unit = pid - first_programs[k]
             group = unit % GROUPS
             block = (unit // GROUPS) % blocks
             b = (unit // GROUPS // blocks).to(tl.int64)
-            per_group = tl.cdiv(channels, GROUPS)
+            # Whole blocks of channels, so that every group begins at a 16-byte word.
+            per_group = tl.cdiv(tl.cdiv(channels, GROUPS), BLOCK_C) * BLOCK_C
             last = tl.minimum(channels, (group + 1) * per_group)
             f = attention_map(
-                features[k], strides[k], b, group * per_group, last, block * BLOCK_N,
-                height, width, BLOCK_N, TILES[k][1], TILES[k][2], ACC,
+                features[k], strides[k], b, channels, group * per_group, last, block * BLOCK_N,
+                height, width, BLOCK_N, BLOCK_C, LAYOUT, ALIGN, ACC,
             )  # fmt: skip
             i = block * BLOCK_N + tl.arange(0, BLOCK_N)
             at = (group.to(tl.int64) * B + b) * positions + i
@@ -133,8 +156,8 @@ def load_map(maps, b, B, positions, position, valid, GROUPS: tl.constexpr):
     """f of sample b at `position`: the sum over the channel groups, in their order; 0 if not
     valid."""
     f = tl.load(maps + b * positions + position, mask=valid, other=0.0)
-    for group in tl.static_range(1, GROUPS):
-        at = (B.to(tl.int64) * group + b) * positions + position
+    for group in tl.range(1, GROUPS, loop_unroll_factor=4):
+        at = (group.to(tl.int64) * B + b) * positions + position
         f += tl.load(maps + at, mask=valid, other=0.0)
     return f
 
@@ -149,9 +172,12 @@ def amd_sample_fwd_kernel(
     losses,  # [L, B] in the compute dtype
     B,
     ROWS_OF_LOSSES: tl.constexpr,
-    TILES: tl.constexpr,  # tuple of (M, GROUPS_S, GROUPS_T)
+    QUADRANT_BLOCKS: tl.constexpr,  # these, too, have one entry a layer
+    CHANNEL_GROUPS_S: tl.constexpr,
+    CHANNEL_GROUPS_T: tl.constexpr,
     LAYER_WEIGHTS: tl.constexpr,
-    NEEDS_GRAD: tl.constexpr,
+    GRADS_S: tl.constexpr,
+    GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
 ):
     pid = tl.program_id(0)
@@ -160,11 +186,17 @@ def amd_sample_fwd_kernel(
         if pid // B == layer:
             height, width = shapes[layer]
             positions = height * width
-            position, valid, counts = quadrant_tile(tl.arange(0, TILES[layer][0]), height, width)
-            f_s = load_map(maps_s[layer], b, B, positions, position, valid, TILES[layer][1])
-            f_t = load_map(maps_t[layer], b, B, positions, position, valid, TILES[layer][2])
+            M: tl.constexpr = QUADRANT_BLOCKS[layer]
+            GROUPS_S: tl.constexpr = CHANNEL_GROUPS_S[layer]
+            GROUPS_T: tl.constexpr = CHANNEL_GROUPS_T[layer]
+            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
+            GRAD_S: tl.constexpr = GRADS_S[layer]
+            GRAD_T: tl.constexpr = GRADS_T[layer]
+            position, valid, counts = quadrant_tile(tl.arange(0, M), height, width)
+            f_s = load_map(maps_s[layer], b, B, positions, position, valid, GROUPS_S)
+            f_t = load_map(maps_t[layer], b, B, positions, position, valid, GROUPS_T)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHTS[layer],
-                NEEDS_GRAD[layer], OPTIONS,
+                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHT,
+                GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip

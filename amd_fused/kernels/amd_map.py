@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# How a feature's strides run; `_plan.layout_of` says which.
+# How a feature's strides run; `plan.Feature.layout` says which.
 ROWS = tl.constexpr(0)  # positions contiguous within a channel: NCHW
 PIXELS = tl.constexpr(1)  # channels contiguous within a position: channels_last
 STRIDED = tl.constexpr(2)  # anything else
@@ -52,24 +52,26 @@ def attention_map(
     features,  # [B, C, H, W], any strides and dtype
     strides,  # (b, c, h, w)
     b,  # sample
-    first,  # channels [first, last) are summed
+    channels,
+    first,  # channels [first, last) are summed; last is channels, or first and whole blocks
     last,
     begin,  # positions [begin, begin + BLOCK_N)
     height,
     width,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    SIDE: tl.constexpr,  # (LAYOUT, ALIGN)
+    LAYOUT: tl.constexpr,
+    ALIGN: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """f [BLOCK_N] in the compute dtype, 0 beyond the map. Tiles lie as memory does: 16-byte
     loads."""
-    LAYOUT: tl.constexpr = SIDE[0]
-    ALIGN: tl.constexpr = SIDE[1]
     i = begin + tl.arange(0, BLOCK_N)
     positions = height * width
     if LAYOUT == ROWS:
         positions = aligned(positions, ALIGN)
+    elif LAYOUT == PIXELS:
+        channels = aligned(channels, ALIGN)
     valid = i < positions
     a = features + sample_offset(b, strides, ALIGN)
     at = position_offset(i, width, strides, LAYOUT, ALIGN)
@@ -77,7 +79,7 @@ def attention_map(
         total = tl.zeros((BLOCK_N, BLOCK_C), ACC)
         for start in range(first, last, BLOCK_C):
             c = start + tl.arange(0, BLOCK_C)
-            mask = valid[:, None] & (c < last)[None, :]
+            mask = valid[:, None] & (c < channels)[None, :]
             tile = tl.load(a + at[:, None] + c[None, :], mask=mask, other=0.0).to(ACC)
             total += tile * tile
         return tl.sum(total, axis=1)
@@ -85,7 +87,7 @@ def attention_map(
         total = tl.zeros((BLOCK_C, BLOCK_N), ACC)
         for start in range(first, last, BLOCK_C):
             c = start + tl.arange(0, BLOCK_C)
-            mask = (c < last)[:, None] & valid[None, :]
+            mask = (c < channels)[:, None] & valid[None, :]
             offset = channel_offset(c, strides, LAYOUT, ALIGN)[:, None] + at[None, :]
             tile = tl.load(a + offset, mask=mask, other=0.0).to(ACC)
             total += tile * tile

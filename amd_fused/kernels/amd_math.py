@@ -9,21 +9,35 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Places in OPTIONS, which `amd.options` fills: one flat tuple, for Triton before 3.9 takes no
+# nested ones.
+MARGIN = tl.constexpr(0)
+SCALE = tl.constexpr(1)
+EPS = tl.constexpr(2)
+LOCAL_WEIGHT = tl.constexpr(3)
+RELEASED = tl.constexpr(4)
+MASK_THRESHOLD = tl.constexpr(5)  # -1 keeps all
+POSITION_MEAN = tl.constexpr(6)
+WEIGHTS = tl.constexpr(7)  # of p, n and g
+ATANH_TERMS = tl.constexpr(10)
+ARCCOS_TERMS = tl.constexpr(11)
+SERIES = tl.constexpr(12)  # atanh, arccos, then the polynomial of cos(m arccos q), if there is one
+
 # Norms below this count as this in every normalisation of Eq. 7, as in F.normalize.
 NORM_FLOOR = tl.constexpr(1e-12)
 
 
 @triton.jit
-def _polynomial(x, coefficients: tl.constexpr):
-    """sum_k coefficients[k] x^k by Horner's rule."""
-    total = tl.zeros_like(x) + coefficients[len(coefficients) - 1]
-    for k in tl.static_range(len(coefficients) - 2, -1, -1):
-        total = total * x + coefficients[k]
+def _polynomial(x, OPTIONS: tl.constexpr, first: tl.constexpr, terms: tl.constexpr):
+    """sum_k OPTIONS[first + k] x^k by Horner's rule."""
+    total = tl.zeros_like(x) + OPTIONS[first + terms - 1]
+    for k in tl.static_range(terms - 2, -1, -1):
+        total = total * x + OPTIONS[first + k]
     return total
 
 
 @triton.jit
-def log_sigmoid(z, ATANH: tl.constexpr):
+def log_sigmoid(z, OPTIONS: tl.constexpr):
     """log(sigmoid(z)) of Eq. 6 and its derivative sigmoid(-z).
 
     derived: with e = exp(-|z|), logsigmoid(z) = min(z, 0) - log1p(e) and log1p(e) =
@@ -31,31 +45,36 @@ def log_sigmoid(z, ATANH: tl.constexpr):
     """
     e = tl.exp(-tl.abs(z))
     w = e / (2 + e)
-    value = tl.where(z > 0, 0.0, z) - 2 * w * _polynomial(w * w, ATANH)
+    series = _polynomial(w * w, OPTIONS, SERIES, OPTIONS[ATANH_TERMS])
+    value = tl.where(z > 0, 0.0, z) - 2 * w * series
     slope = tl.where(z > 0, e, 1.0) / (1 + e)
     return value, slope
 
 
 @triton.jit
-def cos_margin(n, polynomial: tl.constexpr, margin: tl.constexpr, ARCCOS: tl.constexpr):
+def cos_margin(n, OPTIONS: tl.constexpr):
     """t = cos(m arccos q) of Eq. 6 and dt/dq, for n = 1 - q.
 
     By the host's polynomial in v = 2 n - 1 (amd_fused/_margin.py), value and slope in one Horner
-    run.
-    Direct form where there is none: theta = sqrt(2 n) * smooth(n), and m sin(m theta) / sin(theta)
-    -> m^2 (1 - (m^2 - 1) theta^2 / 6) at theta = 0.
+    run. Direct form where there is none: theta = sqrt(2 n) * smooth(n), and
+    m sin(m theta) / sin(theta) -> m^2 (1 - (m^2 - 1) theta^2 / 6) at theta = 0.
     """
     v = 2 * n - 1
-    if polynomial is not None:
-        value = tl.zeros_like(n) + polynomial[len(polynomial) - 1]
+    arccos: tl.constexpr = SERIES + OPTIONS[ATANH_TERMS]
+    polynomial: tl.constexpr = arccos + OPTIONS[ARCCOS_TERMS]
+    terms: tl.constexpr = len(OPTIONS) - polynomial
+    if terms > 0:
+        value = tl.zeros_like(n) + OPTIONS[polynomial + terms - 1]
         slope = tl.zeros_like(n)
-        for k in tl.static_range(len(polynomial) - 2, -1, -1):
+        for k in tl.static_range(terms - 2, -1, -1):
             slope = slope * v + value
-            value = value * v + polynomial[k]
+            value = value * v + OPTIONS[polynomial + k]
         slope = slope * -2.0
     else:
         positive = tl.maximum(n, 0.0)
-        theta = tl.sqrt(2 * positive) * _polynomial(v, ARCCOS)
+        margin: tl.constexpr = OPTIONS[MARGIN]
+        smooth = _polynomial(v, OPTIONS, arccos, OPTIONS[ARCCOS_TERMS])
+        theta = tl.sqrt(2 * positive) * smooth
         value = tl.cos(margin * theta)
         near: tl.constexpr = 1e-3 / margin if margin > 1 else 1e-3
         limit = margin * margin * (1 - (margin * margin - 1) * theta * theta / 6)
@@ -94,36 +113,28 @@ def term_map(
     valid,  # of bool
     norm,  # scalar ||f||
     inverse,  # scalar 1 / (||f|| + eps)
-    OPTIONS: tl.constexpr,  # amd.options
+    OPTIONS: tl.constexpr,
 ):
     """One of the maps p, n, g of Eq. 7 (0 where not valid) and its derivative by q."""
-    POLYNOMIAL: tl.constexpr = OPTIONS[0]
-    MARGIN: tl.constexpr = OPTIONS[1]
-    SCALE: tl.constexpr = OPTIONS[2]
-    RELEASED: tl.constexpr = OPTIONS[4]
-    MASK_THRESHOLD: tl.constexpr = OPTIONS[6]
-    EPS: tl.constexpr = OPTIONS[7]
-    ATANH: tl.constexpr = OPTIONS[9]
-    ARCCOS: tl.constexpr = OPTIONS[10]
     # derived: n = 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is near 1.
-    all_n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + EPS) * inverse)
+    all_n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + OPTIONS[EPS]) * inverse)
     n = all_n
     slope_n = tl.zeros_like(f) - 1.0
-    if MASK_THRESHOLD is not None:  # section 5.6.1; NaN is kept
-        masked = all_n <= MASK_THRESHOLD
+    if OPTIONS[MASK_THRESHOLD] > -1:  # section 5.6.1; NaN is kept
+        masked = all_n <= OPTIONS[MASK_THRESHOLD]
         n = tl.where(masked, 0.0, all_n)
         slope_n = tl.where(masked, 0.0, slope_n)
     if x == N:
         return tl.where(valid, n, 0.0), slope_n
-    elif x == P and not RELEASED:
+    elif x == P and not OPTIONS[RELEASED]:
         return f * inverse, tl.zeros_like(f) + 1.0
     else:
-        t, slope_t = cos_margin(all_n, POLYNOMIAL, MARGIN, ARCCOS)
+        t, slope_t = cos_margin(all_n, OPTIONS)
         if x == P:
             return tl.where(valid, t, 0.0), slope_t
         else:
-            g, slope_z = log_sigmoid(SCALE * (t - n), ATANH)  # Eq. 6
-            return tl.where(valid, g, 0.0), slope_z * SCALE * (slope_t - slope_n)
+            g, slope_z = log_sigmoid(OPTIONS[SCALE] * (t - n), OPTIONS)  # Eq. 6
+            return tl.where(valid, g, 0.0), slope_z * OPTIONS[SCALE] * (slope_t - slope_n)
 
 
 @triton.jit

@@ -1,7 +1,10 @@
 """One sample of one layer pair held in registers: from its two attention maps to loss and dL/df.
 
-Maps are [4, M] tiles, one row a quadrant (Eq. 9), M the largest quadrant padded to a power of two:
-sums over quadrants are sums of rows, and a quadrant's number is broadcast along its row.
+Maps are [M, 4] tiles, one column a quadrant (Eq. 9), M the largest quadrant padded to a power of
+two. Numbers of quadrants are [1, 4], broadcast down their columns, those of the whole map [1, 1]:
+two-dimensional throughout, because Triton changes ranks through shared memory. With quadrants
+innermost a thread holds positions of one quadrant only, so that such a number takes one register
+rather than four.
 """
 
 from __future__ import annotations
@@ -10,7 +13,11 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_math import (
+    EPS,
+    LOCAL_WEIGHT,
+    POSITION_MEAN,
     TERMS,
+    WEIGHTS,
     inverse_norm,
     pull,
     pull_factors,
@@ -25,19 +32,30 @@ def quadrant_tile(j, height, width):
     """Quadrants cut at H // 2 and W // 2: where each one's positions j [M] lie in the map.
 
     Returns:
-        position [4, M], valid [4, M] of bool, and the positions in each quadrant [4].
+        position [M, 4], valid [M, 4] of bool, and the positions in each quadrant [1, 4].
     """
-    k = tl.arange(0, 4)
+    k, j = tl.arange(0, 4)[None, :], j[:, None]
     lower, right = k >= 2, k % 2 == 1
     rows = tl.where(lower, height - height // 2, height // 2)
     columns = tl.where(right, width - width // 2, width // 2)
     counts = rows * columns
     row_begin = tl.where(lower, height // 2, 0)
     column_begin = tl.where(right, width // 2, 0)
-    divisor = tl.maximum(columns, 1)[:, None]  # a one-column map has quadrants without columns
-    row = row_begin[:, None] + j[None, :] // divisor
-    column = column_begin[:, None] + j[None, :] % divisor
-    return row * width + column, j[None, :] < counts[:, None], counts
+    divisor = tl.maximum(columns, 1)  # a one-column map has quadrants without columns
+    row, column = row_begin + j // divisor, column_begin + j % divisor
+    return row * width + column, j < counts, counts
+
+
+@triton.jit
+def column_sums(x):
+    """By quadrant: [1, 4]."""
+    return tl.sum(x, axis=0, keep_dims=True)
+
+
+@triton.jit
+def row_sum(x):
+    """Over the quadrants of [1, 4]: [1, 1]."""
+    return tl.sum(x, axis=1, keep_dims=True)
 
 
 @triton.jit
@@ -50,66 +68,55 @@ def share_of(
     ACC: tl.constexpr,
 ):
     """Weights of D_x in the loss (Eqs. 7 and 9): of the whole map (scalar), of each quadrant
-    ([4])."""
-    LOCAL_WEIGHT: tl.constexpr = OPTIONS[3]
-    WEIGHTS: tl.constexpr = OPTIONS[5]
-    POSITION_MEAN: tl.constexpr = OPTIONS[8]
+    ([1, 4])."""
     # A map of one row or column has empty quadrants, and no local part.
     count, many = positions.to(ACC), tl.maximum(counts, 1).to(ACC)
-    if not POSITION_MEAN:
+    if not OPTIONS[POSITION_MEAN]:
         count, many = tl.zeros_like(count) + 1, tl.zeros_like(many) + 1
     # Products of compile-time numbers stay inside one expression: named, they would become float32.
-    # WEIGHTS are those of g, p, n; terms come as p, n, g.
-    whole = (LAYER_WEIGHT * WEIGHTS[(x + 1) % 3] / 3 * (1 - LOCAL_WEIGHT)) / count
-    quadrants = (LAYER_WEIGHT * WEIGHTS[(x + 1) % 3] / 12 * LOCAL_WEIGHT) / many
+    whole = (LAYER_WEIGHT * OPTIONS[WEIGHTS + x] / 3 * (1 - OPTIONS[LOCAL_WEIGHT])) / count
+    quadrants = (LAYER_WEIGHT * OPTIONS[WEIGHTS + x] / 12 * OPTIONS[LOCAL_WEIGHT]) / many
     return whole, quadrants
 
 
 @triton.jit
 def map_slope(
-    x,  # [4, M]
+    x,  # [M, 4]
     x_other,
-    squares,  # [4] sums of x^2
+    squares,  # [1, 4] sums of x^2
     squares_other,
-    distance,  # scalar, D_x of the whole map
-    distances,  # [4], of the quadrants
+    distance,  # [1, 1], D_x of the whole map
+    distances,  # [1, 4], of the quadrants
     positions,
     counts,
     weight,  # scalar
-    weights,  # [4]
+    weights,  # [1, 4]
     LOCAL: tl.constexpr,
 ):
-    """Gradient of all regions' D_x by the map x of one side: [4, M]."""
-    inverse, length = unit(tl.sum(squares, axis=0))
-    inverse_other, length_other = unit(tl.sum(squares_other, axis=0))
+    """Gradient of all regions' D_x by the map x of one side: [M, 4]."""
+    inverse, length = unit(row_sum(squares))
+    inverse_other, length_other = unit(row_sum(squares_other))
     factor, projection = pull_factors(inverse, distance, length, length_other, positions, weight)
     slope = pull(x, x_other, inverse, inverse_other, factor, projection)
     if LOCAL:
         inverse, length = unit(squares)
         inverse_other, length_other = unit(squares_other)
         factor, projection = pull_factors(inverse, distances, length, length_other, counts, weights)
-        slope += pull(
-            x,
-            x_other,
-            inverse[:, None],
-            inverse_other[:, None],
-            factor[:, None],
-            projection[:, None],
-        )
+        slope += pull(x, x_other, inverse, inverse_other, factor, projection)
     return slope
 
 
 @triton.jit
 def square_distance(x_s, x_t, inverse_s, inverse_t):
-    """Sums over the rows of (x^_s - x^_t)^2: [4]."""
+    """Sums over the columns of (x^_s - x^_t)^2: [1, 4]."""
     d = x_s * inverse_s - x_t * inverse_t
-    return tl.sum(d * d, axis=1)
+    return column_sums(d * d)
 
 
 @triton.jit
 def _map_gradient(f, u, norm, inverse):
     """derived: dL/df_i = u_i / (||f|| + eps) - (sum_j u_j f_j) / (||f|| + eps)^2 f_i / ||f||."""
-    return u * inverse - radial_factor(tl.sum(tl.sum(u * f, axis=1), axis=0), norm, inverse) * f
+    return u * inverse - radial_factor(row_sum(column_sums(u * f)), norm, inverse) * f
 
 
 @triton.jit
@@ -119,39 +126,39 @@ def radial_factor(sum_uf, norm, inverse):
 
 @triton.jit
 def sample_loss(
-    f_s,  # [4, M] attention maps, 0 where not valid
+    f_s,  # [M, 4] attention maps, 0 where not valid
     f_t,
-    valid,  # [4, M] of bool
-    counts,  # [4]
+    valid,  # [M, 4] of bool
+    counts,  # [1, 4]
     positions,
     LAYER_WEIGHT: tl.constexpr,
     OPTIONS: tl.constexpr,  # amd.options
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
 ):
-    """Loss of the sample (scalar) and its derivatives by f_s and f_t ([4, M]; 0 if not wanted)."""
-    LOCAL: tl.constexpr = OPTIONS[3] > 0
-    EPS: tl.constexpr = OPTIONS[7]
-    norm_s, inverse_s = inverse_norm(tl.sum(tl.sum(f_s * f_s, axis=1), axis=0), EPS)
-    norm_t, inverse_t = inverse_norm(tl.sum(tl.sum(f_t * f_t, axis=1), axis=0), EPS)
+    """Loss of the sample ([1, 1]) and its derivatives by f_s and f_t ([M, 4]; 0 if not wanted)."""
+    LOCAL: tl.constexpr = OPTIONS[LOCAL_WEIGHT] > 0
+    eps: tl.constexpr = OPTIONS[EPS]
+    norm_s, inverse_s = inverse_norm(row_sum(column_sums(f_s * f_s)), eps)
+    norm_t, inverse_t = inverse_norm(row_sum(column_sums(f_t * f_t)), eps)
     loss, u_s, u_t = tl.zeros_like(norm_s), tl.zeros_like(f_s), tl.zeros_like(f_s)
     for x in tl.static_range(TERMS):
         x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
         x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
         weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, f_s.dtype)
-        squares_s, squares_t = tl.sum(x_s * x_s, axis=1), tl.sum(x_t * x_t, axis=1)
-        inverse_x_s, length_s = unit(tl.sum(squares_s, axis=0))
-        inverse_x_t, length_t = unit(tl.sum(squares_t, axis=0))
-        distance = tl.sum(square_distance(x_s, x_t, inverse_x_s, inverse_x_t), axis=0)
+        squares_s, squares_t = column_sums(x_s * x_s), column_sums(x_t * x_t)
+        inverse_x_s, length_s = unit(row_sum(squares_s))
+        inverse_x_t, length_t = unit(row_sum(squares_t))
+        distance = row_sum(square_distance(x_s, x_t, inverse_x_s, inverse_x_t))
         distance = settled(distance, positions, length_s, length_t)
         loss += weight * distance
         distances = tl.zeros_like(squares_s)
         if LOCAL:
             inverse_x_s, length_s = unit(squares_s)
             inverse_x_t, length_t = unit(squares_t)
-            distances = square_distance(x_s, x_t, inverse_x_s[:, None], inverse_x_t[:, None])
+            distances = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
             distances = settled(distances, counts, length_s, length_t)
-            loss += tl.sum(weights * distances, axis=0)
+            loss += row_sum(weights * distances)
         if GRAD_S:
             u_s += slope_s * map_slope(
                 x_s, x_t, squares_s, squares_t, distance, distances,

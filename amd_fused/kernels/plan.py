@@ -2,12 +2,13 @@
 
 From shapes, strides and the device's multiprocessor count alone; nothing is timed. The rules:
 
-- FUSED, maps and samples in one kernel, one program a (layer, sample): the map fits in registers
-  (padded to a power of two: <= 4096 positions for NCHW, <= 256 for channels_last and other strides,
-  whose tiles must hold several channels of every position), and either the call has at least two
-  such programs a multiprocessor, or a program reads no more than 128 KiB.
+- FUSED, maps and samples in one kernel, one program a (layer, sample): the map is small (padded to
+  a power of two: <= 1024 positions for NCHW, so that two programs share a multiprocessor and one
+  reads while the other computes; <= 256 for channels_last and other strides, whose tiles must hold
+  several channels of every position), and either the call has at least two such programs a
+  multiprocessor, or a program reads no more than 128 KiB.
 - SPLIT, maps first, by position and channel blocks, then one program a (layer, sample): the map
-  fits (<= 4096), but its features are better read by more programs.
+  fits in registers (<= 4096), but its features are better read by more programs.
 - CHUNKED, maps first, then five short passes over chunks of positions: maps of any larger size. In
   float64, which takes two registers a number, from half that size on.
 """
@@ -17,13 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 FUSED, SPLIT, CHUNKED = "fused", "split", "chunked"
 ROWS, PIXELS, STRIDED = 0, 1, 2
 FLAT = 3
 
 MAX_POSITIONS = 4096
+MAX_FUSED_ROWS = 1024
 MAX_FUSED_PIXELS = 256
 SMALL_BYTES = 128 << 10
 MAX_GROUPS = 16
@@ -61,18 +62,14 @@ class Feature:
 
     @property
     def align(self) -> int:
-        """A power of two, 16 at most, that divides every offset at which a row or pixel begins."""
+        """A power of two, 16 at most, that divides every offset at which a row or pixel begins or
+        ends."""
         if self.layout == ROWS:
             return math.gcd(16, self.positions, self.strides[0], self.strides[1])
         if self.layout == PIXELS:
             pixel = self.strides[3] if self.shape[3] > 1 else self.strides[2]
-            return math.gcd(16, self.strides[0], pixel)
+            return math.gcd(16, self.strides[0], pixel, self.shape[1])
         return math.gcd(16, self.strides[0])
-
-    @property
-    def side(self) -> tuple[int, int]:
-        """(LAYOUT, ALIGN) as the kernels take it."""
-        return self.layout, self.align
 
     @property
     def bytes_per_sample(self) -> int:
@@ -91,7 +88,7 @@ def form_of(
     if padded > MAX_POSITIONS // (2 if double else 1):
         return CHUNKED
     rows = student.layout == teacher.layout == ROWS
-    fits = padded <= (MAX_POSITIONS if rows else MAX_FUSED_PIXELS)
+    fits = padded <= (MAX_FUSED_ROWS if rows else MAX_FUSED_PIXELS)
     many = student.shape[0] * layers >= 2 * multiprocessors
     small = student.bytes_per_sample + teacher.bytes_per_sample <= SMALL_BYTES
     return FUSED if fits and (many or small) else SPLIT
@@ -109,16 +106,17 @@ def chunks(a: Feature, block: int) -> int:
     return -(-(height - height // 2) * (width - width // 2) // block)
 
 
-def fused_tile(student: Feature, teacher: Feature) -> tuple[Any, ...]:
-    """(BLOCK_N, BLOCK_C, M, SIDE_S, SIDE_T) of the fused kernel."""
+def fused_tile(student: Feature, teacher: Feature) -> tuple[int, ...]:
+    """(BLOCK_N, BLOCK_C, M, LAYOUT_S, ALIGN_S, LAYOUT_T, ALIGN_T) of the fused kernel."""
     block_n = max(16, next_power_of_2(student.positions))
     channels = next_power_of_2(max(student.shape[1], teacher.shape[1]))
     block_c = max(1, min(channels, FUSED_TILE // block_n))
-    return block_n, block_c, quadrant_block(student), student.side, teacher.side
+    m = quadrant_block(student)
+    return block_n, block_c, m, student.layout, student.align, teacher.layout, teacher.align
 
 
-def map_tile(a: Feature, multiprocessors: int) -> tuple[Any, ...]:
-    """(BLOCK_N, BLOCK_C, SIDE, GROUPS) of the map kernel."""
+def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]:
+    """(BLOCK_N, BLOCK_C, LAYOUT, ALIGN, GROUPS) of the map kernel."""
     padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
     if a.layout == PIXELS:
         block_c = max(1, min(channels, 64))
@@ -135,12 +133,12 @@ def map_tile(a: Feature, multiprocessors: int) -> tuple[Any, ...]:
         and a.shape[1] // (2 * groups) >= 2 * block_c
     ):
         groups *= 2
-    return block_n, block_c, a.side, groups
+    return block_n, block_c, a.layout, a.align, groups
 
 
-def map_programs(a: Feature, tile: tuple[Any, ...]) -> int:
-    block_n, _, _, groups = tile
-    return int(a.shape[0] * -(-a.positions // block_n) * groups)
+def map_programs(a: Feature, tile: tuple[int, int, int, int, int]) -> int:
+    block_n, *_, groups = tile
+    return a.shape[0] * -(-a.positions // block_n) * groups
 
 
 def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
@@ -170,8 +168,9 @@ def bwd_programs(a: Feature, tile: tuple[int, int, int, int]) -> int:
 
 
 def warps(positions: int) -> int:
-    """Warps of a program that holds a sample's map: at most 8 positions a thread, 4 to 16 warps."""
-    return max(4, min(16, positions // 256))
+    """Warps of a program that holds a sample's map: 4 positions a thread, which need some 60 of the
+    64 registers that a thread of 32 warps may have."""
+    return max(4, positions // 128)
 
 
 def running_total(counts: Sequence[int]) -> tuple[int, ...]:

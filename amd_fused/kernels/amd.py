@@ -79,7 +79,7 @@ def amd_fwd_triton(
     needs_grad: list[bool],
     submit: Callable[[Sequence[Launch]], None] = run_all,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The operator `amd_fwd` of amd_fused/_ops.py, which describes arguments and result."""
+    """The operator `amd_fwd` of amd_fused/_ops/amd.py, which describes arguments and result."""
     layers, batch = len(student), student[0].shape[0]
     double = any(a.dtype == torch.float64 for a in [*student, *teacher])
     dtype = torch.float64 if double else torch.float32
@@ -125,7 +125,7 @@ def amd_bwd_triton(
     d_f: list[Tensor],
     submit: Callable[[Sequence[Launch]], None] = run_all,
 ) -> list[Tensor]:
-    """The operator `amd_bwd` of amd_fused/_ops.py."""
+    """The operator `amd_bwd` of amd_fused/_ops/amd.py."""
     gradients = [torch.empty_like(a) for a in features]
     launches = []
     for first in range(0, len(features), MAX_LAYERS):

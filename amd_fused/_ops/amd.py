@@ -1,8 +1,8 @@
-"""Operators: one schema for every fused backend, with their fake kernels and autograd.
+"""Operators of the AMD loss: one schema for every fused backend, fake kernels and autograd.
 
 ``amd_fused::amd_fwd_<backend>`` takes all layer pairs and returns the per-sample losses and, for
 every input that wants a gradient, the map d loss_b / d f_b; ``amd_fused::amd_bwd_<backend>`` turns
-those into gradients of the features. Imports neither Triton nor the extension: the implementations
+those into gradients of the features. Imports neither Triton nor the extensions: the implementations
 register themselves when `_backends` loads them.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amd_fused.reference import compute_dtype
 
-FUSED_BACKENDS = ("cpp", "triton")
+FUSED_BACKENDS = ("cpp", "triton", "cuda")
 
 _FWD_SCHEMA = (
     "(Tensor[] student, Tensor[] teacher, float[]? margin_polynomial, float margin, float scale, "

@@ -1,4 +1,4 @@
-"""The losses as functions: check, choose the backend, call the operator."""
+"""The AMD loss as a function: check, choose the backend, call the operator."""
 
 from __future__ import annotations
 

@@ -1,41 +1,22 @@
-"""Every argument check and message: "<owner>: <arg> must be <rule>, got <value>", with the
-remedy."""
+"""Checks of the AMD loss: its options, and pairs of feature maps."""
 
 from __future__ import annotations
 
-import numbers
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-LARGEST = sys.float_info.max
-BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
-
-
-def positive(owner: str, name: str, value: Any) -> None:
-    """A finite number > 0."""
-    _number(owner, name, value)
-    if not 0 < value <= LARGEST:
-        raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
-
-
-def non_negative(owner: str, name: str, value: Any) -> None:
-    """A finite number >= 0."""
-    _number(owner, name, value)
-    if not 0 <= value <= LARGEST:
-        raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
-
-
-def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> None:
-    """One of a few strings."""
-    if not isinstance(value, str) or value not in options:
-        listed = ", ".join(repr(o) for o in options)
-        raise ValueError(f"{owner}: {name} must be one of {listed}, got {value!r}")
+from amd_fused._checks.values import (
+    BACKENDS,
+    choice,
+    float_tensor,
+    kind,
+    non_negative,
+    number,
+    positive,
+    weights,
+)
 
 
 def amd_options(
@@ -56,24 +37,24 @@ def amd_options(
     """The options of ``amd_loss``, apart from what depends on the features."""
     positive(owner, "margin", margin)
     positive(owner, "scale", scale)
-    _number(owner, "local_weight", local_weight)
+    number(owner, "local_weight", local_weight)
     if not 0 <= local_weight <= 1:
         raise ValueError(f"{owner}: local_weight must be between 0 and 1, got {local_weight}")
     choice(owner, "formula", formula, ("paper", "released"))
-    _weights(owner, "component_weights", component_weights)
+    weights(owner, "component_weights", component_weights)
     if len(component_weights) != 3:
         raise ValueError(
             f"{owner}: component_weights must be three numbers, for the terms g, p and n of Eq. 7, "
             f"got {len(component_weights)}"
         )
     if mask_threshold is not None:
-        _number(owner, "mask_threshold", mask_threshold)
+        number(owner, "mask_threshold", mask_threshold)
         if not 0 <= mask_threshold < 1:
             raise ValueError(
                 f"{owner}: mask_threshold must be None or in [0, 1), got {mask_threshold}"
             )
     if layer_weights is not None:
-        _weights(owner, "layer_weights", layer_weights)
+        weights(owner, "layer_weights", layer_weights)
     non_negative(owner, "eps", eps)
     choice(owner, "reduction", reduction, ("mean", "batchmean", "none"))
     choice(owner, "align", align, ("error", "adaptive_avg"))
@@ -93,7 +74,7 @@ def feature_pairs(
     if isinstance(student, Tensor) != isinstance(teacher, Tensor):
         raise TypeError(
             f"{owner}: student and teacher must both be a tensor or both a sequence of tensors, "
-            f"got {_kind(student)} and {_kind(teacher)}"
+            f"got {kind(student)} and {kind(teacher)}"
         )
     students = _tensors(owner, "student", student)
     teachers = _tensors(owner, "teacher", teacher)
@@ -142,40 +123,12 @@ def feature_pairs(
     return students, teachers
 
 
-def no_forward_mode(owner: str, backend: str, features: Sequence[Tensor]) -> None:
-    """Refuses dual tensors: torch would take their tangents through a custom operator as zero."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if any(forward_ad.unpack_dual(a).tangent is not None for a in features):
-        raise RuntimeError(
-            f"{owner}: backend {backend!r} has no forward-mode derivatives; use reverse mode"
-        )
-
-
-def _kind(value: Any) -> str:
-    return type(value).__name__
-
-
-def _number(owner: str, name: str, value: Any) -> None:
-    # SymFloat: a float that changes under torch.compile.
-    is_number = isinstance(value, (int, float, torch.SymFloat, numbers.Real))
-    if isinstance(value, bool) or not is_number:
-        raise TypeError(f"{owner}: {name} must be a number, got {_kind(value)}")
-
-
-def _weights(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{owner}: {name} must be a list or tuple of numbers, got {_kind(value)}")
-    for i, weight in enumerate(value):
-        non_negative(owner, f"{name}[{i}]", weight)
-
-
 def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     if not isinstance(value, (list, tuple)):
         raise TypeError(
-            f"{owner}: {name} must be a tensor or a list or tuple of tensors, got {_kind(value)}"
+            f"{owner}: {name} must be a tensor or a list or tuple of tensors, got {kind(value)}"
         )
     if not value:
         raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
@@ -183,19 +136,7 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
 
 
 def _feature(owner: str, name: str, a: Any) -> None:
-    if not isinstance(a, Tensor):
-        raise TypeError(f"{owner}: {name} must be a tensor, got {_kind(a)}")
-    if a.dtype not in FLOAT_DTYPES:
-        raise TypeError(
-            f"{owner}: {name} must have dtype float32, float16, bfloat16 or float64, got {a.dtype}"
-        )
-    if a.layout != torch.strided or a.is_nested:
-        kind = "a nested tensor" if a.is_nested else f"layout {a.layout}"
-        remedy = ".to_padded_tensor(0.0)" if a.is_nested else ".to_dense()"
-        raise TypeError(
-            f"{owner}: {name} must be a dense (strided) tensor, got {kind}; "
-            f"convert it with {remedy}"
-        )
+    float_tensor(owner, name, a)
     if a.ndim != 4:
         raise ValueError(
             f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"

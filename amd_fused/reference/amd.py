@@ -1,8 +1,5 @@
-"""Plain PyTorch, equation by equation: the meaning of every loss in this package.
-
-Readable first; every other backend is checked against this file, run in float64. Imports torch
-only.
-Equation numbers are those of the AMD paper (Jeon, Choi, Shukla, Turaga, 2023).
+"""The AMD loss in plain PyTorch. Equation numbers are those of the AMD paper (Jeon, Choi, Shukla,
+Turaga, 2023).
 """
 
 from __future__ import annotations

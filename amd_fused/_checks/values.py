@@ -1,0 +1,84 @@
+"""Checks of single values and tensors, whichever loss they belong to."""
+
+from __future__ import annotations
+
+import numbers
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+LARGEST = sys.float_info.max
+BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
+
+
+def positive(owner: str, name: str, value: Any) -> None:
+    """A finite number > 0."""
+    number(owner, name, value)
+    if not 0 < value <= LARGEST:
+        raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
+
+
+def non_negative(owner: str, name: str, value: Any) -> None:
+    """A finite number >= 0."""
+    number(owner, name, value)
+    if not 0 <= value <= LARGEST:
+        raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
+
+
+def choice(owner: str, name: str, value: Any, options: Sequence[str]) -> None:
+    """One of a few strings."""
+    if not isinstance(value, str) or value not in options:
+        listed = ", ".join(repr(o) for o in options)
+        raise ValueError(f"{owner}: {name} must be one of {listed}, got {value!r}")
+
+
+def kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def number(owner: str, name: str, value: Any) -> None:
+    """A number."""
+    # SymFloat: a float that changes under torch.compile.
+    is_number = isinstance(value, (int, float, torch.SymFloat, numbers.Real))
+    if isinstance(value, bool) or not is_number:
+        raise TypeError(f"{owner}: {name} must be a number, got {kind(value)}")
+
+
+def weights(owner: str, name: str, value: Any) -> None:
+    """A list or tuple of finite numbers >= 0."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"{owner}: {name} must be a list or tuple of numbers, got {kind(value)}")
+    for i, weight in enumerate(value):
+        non_negative(owner, f"{name}[{i}]", weight)
+
+
+def float_tensor(owner: str, name: str, a: Any) -> None:
+    """A dense tensor of a floating dtype."""
+    if not isinstance(a, Tensor):
+        raise TypeError(f"{owner}: {name} must be a tensor, got {kind(a)}")
+    if a.dtype not in FLOAT_DTYPES:
+        raise TypeError(
+            f"{owner}: {name} must have dtype float32, float16, bfloat16 or float64, got {a.dtype}"
+        )
+    if a.layout != torch.strided or a.is_nested:
+        found = "a nested tensor" if a.is_nested else f"layout {a.layout}"
+        remedy = ".to_padded_tensor(0.0)" if a.is_nested else ".to_dense()"
+        raise TypeError(
+            f"{owner}: {name} must be a dense (strided) tensor, got {found}; "
+            f"convert it with {remedy}"
+        )
+
+
+def no_forward_mode(owner: str, backend: str, features: Sequence[Tensor]) -> None:
+    """Refuses dual tensors: torch would take their tangents through a custom operator as zero."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(forward_ad.unpack_dual(a).tangent is not None for a in features):
+        raise RuntimeError(
+            f"{owner}: backend {backend!r} has no forward-mode derivatives; use reverse mode"
+        )

@@ -1,0 +1,83 @@
+"""The AMD loss as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from amd_fused import _checks
+from amd_fused.functional import amd_loss
+
+Features = Tensor | Sequence[Tensor]
+
+
+class AMDLoss(nn.Module):
+    """Angular Margin based Distillation loss as a module: :func:`amd_loss` with fixed options.
+
+    ``AMDLoss(**options)(student, teacher) == amd_loss(student, teacher, **options)``
+
+    Takes the keywords of :func:`amd_loss`, whose documentation explains them, the shapes and the
+    result. No parameters and no buffers. The options are attributes of the same names.
+
+    Raises:
+        TypeError, ValueError: an option breaks its rule (at construction), or the features do
+            (when called).
+
+    Source: AMD paper, Eqs. 4, 6, 7 and 9.
+    """
+
+    def __init__(
+        self,
+        *,
+        margin: float = 1.35,
+        scale: float = 64.0,
+        local_weight: float = 0.2,
+        formula: str = "paper",
+        component_weights: Sequence[float] = (1.0, 1.0, 1.0),
+        mask_threshold: float | None = None,
+        layer_weights: Sequence[float] | None = None,
+        eps: float = 1e-6,
+        reduction: str = "mean",
+        align: str = "error",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.scale = scale
+        self.local_weight = local_weight
+        self.formula = formula
+        self.component_weights = component_weights
+        self.mask_threshold = mask_threshold
+        self.layer_weights = layer_weights
+        self.eps = eps
+        self.reduction = reduction
+        self.align = align
+        self.backend = backend
+        _checks.amd_options("AMDLoss", **self._options())
+        # Tuples: a list would stay shared with the caller, who may change it later.
+        self.component_weights = tuple(component_weights)
+        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+
+    def forward(self, student: Features, teacher: Features) -> Tensor:
+        return amd_loss(student, teacher, **self._options())
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())
+
+    def _options(self) -> dict[str, Any]:
+        """The keywords of ``amd_loss``, in the order of its signature."""
+        return {
+            "margin": self.margin,
+            "scale": self.scale,
+            "local_weight": self.local_weight,
+            "formula": self.formula,
+            "component_weights": self.component_weights,
+            "mask_threshold": self.mask_threshold,
+            "layer_weights": self.layer_weights,
+            "eps": self.eps,
+            "reduction": self.reduction,
+            "align": self.align,
+            "backend": self.backend,
+        }

@@ -20,16 +20,16 @@ demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with an
 	$(BIN)/python -m amd_fused.distill $(ARGS)
 
 test: $(STAMPS)/test-distill ## run the tests
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 lint: $(STAMPS)/dev-distill ## check format, style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs $(BIN)/clang-format --dry-run -Werror
+	find csrc tests/cuda_on_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of memory
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 # Nothing is installed: it takes the torch that PYTHON has. Where the sources came without their
 # repository, AMD_FUSED_COMMIT names the commit.
@@ -69,6 +69,7 @@ $(STAMPS)/distill $(STAMPS)/test-distill $(STAMPS)/dev-distill $(STAMPS)/bench: 
 # Changes with the settings, so that `make build DEBUG=1` builds again, and `make build` once a compiler
 # was installed.
 $(STAMPS)/settings: FORCE | $(STAMPS)/venv
-	@echo 'DEBUG=$(DEBUG) AMD_FUSED_CPP=$(AMD_FUSED_CPP) CXX=$(CXX)' > $@.new
-	@command -v c++ g++ clang++ >> $@.new || true
+	@echo 'DEBUG=$(DEBUG) AMD_FUSED_CPP=$(AMD_FUSED_CPP) AMD_FUSED_CUDA=$(AMD_FUSED_CUDA)' > $@.new
+	@echo 'CXX=$(CXX) CUDA_HOME=$(CUDA_HOME) $(TORCH_CUDA_ARCH_LIST)' >> $@.new
+	@command -v c++ g++ clang++ nvcc >> $@.new || true
 	@cmp -s $@.new $@ || cp $@.new $@

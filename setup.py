@@ -1,9 +1,11 @@
 """Builds the kernels that can be built here, with torch's build extension over ninja.
 
 A library that cannot be built is left out and the package still installs: `amd_fused/_build.json`
-keeps the reason, and `amd_fused.backends()` tells it. Environment variables: AMD_FUSED_CPP=0 leaves
-the C++ kernels out, AMD_FUSED_CPP=1 fails where they cannot be built; DEBUG=1 builds for a
-debugger; CXX names the compiler. Everything else about the package is in pyproject.toml.
+keeps the reason, and `amd_fused.backends()` tells it. Environment variables: AMD_FUSED_CPP=0 and
+AMD_FUSED_CUDA=0 leave the C++ and the CUDA kernels out, 1 fails where they cannot be built; left to
+themselves, CUDA's are built where there are nvcc and a torch with CUDA. TORCH_CUDA_ARCH_LIST says
+for which GPUs; DEBUG=1 builds for a debugger; CXX and CUDA_HOME name the compilers. What is
+compiled is in csrc/extensions.py, everything else about the package in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,101 +32,9 @@ if int(setuptools.__version__.split(".")[0]) < 77:
 
 from setuptools.command.bdist_wheel import bdist_wheel  # older setuptools has it in another package
 
-ROOT = Path(__file__).parent.resolve()
-PACKAGE = "amd_fused"
-DEBUG = os.environ.get("DEBUG") == "1"
+sys.path.insert(0, str(Path(__file__).parent / "csrc"))  # pip runs this file from elsewhere
 
-# The oldest torch whose stable ABI the sources may use, as TORCH_TARGET_VERSION wants it.
-MIN_TORCH, TORCH_TARGET_VERSION = (2, 10), "0x020a000000000000"
-
-# No -march=native: the sources choose the vector width when they run. No -ffast-math: NaN and Inf
-# must reach the loss. Nobody reads errno or floating-point traps, and they would bar vectorisation.
-CXX_FLAGS = ["-std=c++17", "-fvisibility=hidden", "-Wall", "-Wextra"]
-# -Wno-psabi: wide vectors never cross a function that is not inlined.
-CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-CXX_FLAGS += ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"]
-
-
-class CannotBuildError(Exception):
-    """Why a library cannot be built here, and what would change that."""
-
-    def __init__(self, why: str, remedy: str) -> None:
-        super().__init__(f"{why}; {remedy}")
-        self.why, self.remedy = why, remedy
-
-
-def wish(library: str) -> str:
-    """ "0", "1" or "auto": what the environment says about building a library."""
-    variable = f"AMD_FUSED_{library.upper()}"
-    value = os.environ.get(variable) or "auto"
-    if value not in ("0", "1", "auto"):
-        raise SystemExit(f"amd_fused: {variable} must be 0, 1 or auto, got {value!r}")
-    return value
-
-
-def find_compiler() -> str:
-    """The C++ compiler's command: CXX, else the first usual name on the PATH."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    for name in names:
-        if shutil.which(shlex.split(name)[0]):
-            return name
-    raise CannotBuildError(
-        f"no C++ compiler was found (looked for {', '.join(names)})",
-        "install g++ or clang++, or name yours in CXX",
-    )
-
-
-def import_torch() -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise CannotBuildError(
-            f"the build environment had no {error.name} (unless --no-build-isolation is given, pip "
-            "hides the installed one from the build)",
-            f"make sure that {error.name} is installed",
-        ) from None
-    # A torch that is there but broken raises whatever its loader raises.
-    except Exception as error:
-        raise CannotBuildError(
-            f"torch could not be imported when it was built ({error})", "mend torch"
-        ) from error
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
-        raise CannotBuildError(
-            f"it needs torch >= {'.'.join(map(str, MIN_TORCH))}, got {torch.__version__}",
-            "upgrade torch",
-        )
-    return torch
-
-
-def cpp_extension() -> setuptools.Extension:
-    """csrc/cpu as a library of operators for torch.ops.load_library. Holds no Python symbol.
-
-    Raises:
-        CannotBuildError: here it cannot be built.
-    """
-    if wish("cpp") == "0":
-        raise CannotBuildError("AMD_FUSED_CPP=0 was set when it was built", "unset AMD_FUSED_CPP")
-    if sys.platform == "win32":
-        raise CannotBuildError(
-            "it uses vector types of GCC and Clang, which MSVC lacks", "use Linux, macOS or WSL"
-        )
-    os.environ["CXX"] = find_compiler()  # torch compiles and setuptools links: both with this one
-    import_torch()
-    from torch.utils.cpp_extension import CppExtension
-
-    sources = ROOT / "csrc" / "cpu"
-    return CppExtension(
-        f"{PACKAGE}._cpp",
-        sorted(str(path.relative_to(ROOT)) for path in sources.glob("*.cpp")),
-        include_dirs=[str(sources)],
-        depends=sorted(str(path.relative_to(ROOT)) for path in sources.glob("*.h")),
-        define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
-        extra_compile_args=CXX_FLAGS,
-        py_limited_api=True,  # does not link libtorch_python
-    )
-
-
-LIBRARIES = {"cpp": cpp_extension}
+from extensions import DEBUG, LIBRARIES, PACKAGE, ROOT, CannotBuildError, wish
 
 # What amd_fused/_build.json will say of each library.
 record: dict[str, dict[str, Any]] = {}
@@ -136,8 +44,9 @@ def declare_extensions() -> list[setuptools.Extension]:
     extensions = []
     for library, declare in LIBRARIES.items():
         try:
-            extensions.append(declare())
-            record[library] = {"built": True, "torch": import_torch().__version__}
+            extension, versions = declare()
+            extensions.append(extension)
+            record[library] = {"built": True, **versions}
         except CannotBuildError as error:
             record[library] = {"built": False, "why": error.why, "remedy": error.remedy}
     return extensions
@@ -208,7 +117,7 @@ def build_ext_command() -> type[setuptools.Command]:
             }
             print(
                 f"\nWARNING: amd_fused: the {library} extension did not compile, see above.\n"
-                "WARNING: amd_fused: the package installs without it, several times slower.\n",
+                "WARNING: amd_fused: the package installs without it.\n",
                 file=sys.stderr,
             )
 

@@ -30,17 +30,25 @@ def backends() -> dict[str, str]:
 
 
 @torch.compiler.assume_constant_result
-def choose(owner: str, backend: str, device_type: str) -> str:
+def choose(
+    owner: str,
+    backend: str,
+    device_type: str,
+    among: tuple[str, ...] = ("triton", "cuda", "cpp"),
+) -> str:
     """The backend that a call runs on: a named one or an error; only "auto" may choose.
 
     Args:
         owner: the function's name, for messages.
         backend: what the caller asked for; "auto" reads the environment variable AMD_FUSED_BACKEND.
         device_type: of the input tensors.
+        among: the fused backends that have kernels of this loss. The environment variable speaks
+            for the whole package: it leaves losses alone that lack the backend it names.
 
     Raises:
-        RuntimeError: the named backend cannot run here, or not on this device.
+        RuntimeError: the named backend cannot run here, not on this device, or has no such kernel.
     """
+    usable = (*among, "reference")
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
         if backend not in BACKENDS:
@@ -48,12 +56,19 @@ def choose(owner: str, backend: str, device_type: str) -> str:
                 f"{owner}: the environment variable {ENVIRONMENT_VARIABLE} must be one of "
                 f"{', '.join(BACKENDS)}, got {backend!r}"
             )
+        if backend not in usable:
+            backend = "auto"
     if backend == "auto":
-        order = _AUTO_ORDER.get(device_type, ("reference",))
+        order = [name for name in _AUTO_ORDER.get(device_type, ("reference",)) if name in usable]
         chosen = next(name for name in order if _state(name) == "usable")
         if chosen == "reference":
-            _warn_reference(owner, device_type)
+            _warn_reference(owner, device_type, among)
         return chosen
+    if backend not in usable:
+        raise RuntimeError(
+            f"{owner}: backend {backend!r} has no kernels of this loss; "
+            f'use backend="auto" or one of {", ".join(map(repr, usable))}'
+        )
     state = _state(backend)
     if state != "usable":
         raise RuntimeError(f"{owner}: backend {backend!r} is {state}")
@@ -71,9 +86,30 @@ def choose(owner: str, backend: str, device_type: str) -> str:
 @cache
 def cpp_load_error() -> str:
     """Loads the C++ library and its operators, once. Empty if that worked, else why it did not."""
-    library = Path(__file__).with_name("_cpp.so")
+    return _load_error("cpp")
+
+
+@cache
+def cuda_error() -> str:
+    """The same of the CUDA library, which is loaded only where torch has CUDA and a device."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA; install a CUDA build of torch"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    built_with = _build_info.build_record("cuda").get("cuda", torch.version.cuda)
+    if built_with.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (
+            f"it was built with CUDA {built_with} and torch with {torch.version.cuda}; run "
+            f"`{_build_info.REBUILD}` in the source folder, with that version's nvcc (CUDA_HOME "
+            "names its folder)"
+        )
+    return _load_error("cuda")
+
+
+def _load_error(name: str) -> str:
+    library = Path(__file__).with_name(f"_{name}.so")
     if not library.exists():
-        return f"the extension was not built: {_build_info.why_not_built('cpp')}"
+        return f"the extension was not built: {_build_info.why_not_built(name)}"
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
@@ -108,22 +144,15 @@ def _interpreting() -> bool:
 def _state(name: str) -> str:
     if name == "reference":
         return "usable"
-    if name == "triton":
-        error = triton_error()
-        return f"not usable, because {error}" if error else "usable"
-    if name == "cpp":
-        error = cpp_load_error()
-        return f"not usable, because {error}" if error else "usable"
-    return f"not usable, because this version of amd_fused has no {name} kernels yet"
+    error = {"triton": triton_error, "cuda": cuda_error, "cpp": cpp_load_error}[name]()
+    return f"not usable, because {error}" if error else "usable"
 
 
 @cache
-def _warn_reference(owner: str, device_type: str) -> None:
+def _warn_reference(owner: str, device_type: str, among: tuple[str, ...]) -> None:
     """Once for each function and device type."""
     reasons = "; ".join(
-        f"{name}: {_state(name)}"
-        for name in _AUTO_ORDER.get(device_type, ())
-        if name != "reference"
+        f"{name}: {_state(name)}" for name in _AUTO_ORDER.get(device_type, ()) if name in among
     )
     warnings.warn(
         f"{owner}: no fused backend for {device_type} tensors, using the plain PyTorch reference, "

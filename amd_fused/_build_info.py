@@ -16,10 +16,11 @@ REBUILD = "pip install --no-build-isolation --no-deps " + (
 
 
 def build_record(library: str) -> dict[str, Any]:
-    """What setup.py recorded of one library ("cpp"), as in amd_fused/_build.json.
+    """What setup.py recorded of one library ("cpp", "cuda"), as in amd_fused/_build.json.
 
     Returns:
-        {"built": True, "torch": its version} or {"built": False, "why": ..., "remedy": ...};
+        {"built": True, "torch": its version}, for "cuda" with nvcc's version under that name too;
+        or {"built": False, "why": ..., "remedy": ...};
         {} where nothing was ever built, because the package runs from its source tree.
     """
     try:

@@ -19,6 +19,7 @@ SHAPES = {
     "one channel": (2, 1, 1, 8, 8),  # C = 1 is channels_last and contiguous at once
     "many samples": (130, 4, 3, 8, 8),  # more than any thread count, not a multiple of one
     "many channels": (2, 150, 65, 4, 6),  # past a group of channels, one more than a vector
+    "one large sample": (1, 300, 150, 9, 10),  # channels shared out over a GPU, the last part short
 }
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -11,6 +11,13 @@ import torch
 # Before anything imports Triton: without a GPU its kernels run in the interpreter, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Several processes of pytest-xdist share the cores; two threads still make parallel code parallel.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(2)
+
+from cuda_on_host import build
+
+from amd_fused import _backends, backends
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +32,23 @@ def poisoned() -> Iterator[None]:
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backend "cuda" takes CPU tensors: the same kernels, compiled for the CPU."""
+    if build.COMPILER is None:
+        pytest.skip("no C++ compiler was found to compile the CUDA kernels for the CPU")
+    build.loaded()
+    monkeypatch.setattr(_backends, "cuda_error", lambda: "")
+    monkeypatch.setitem(_backends._DEVICES, "cuda", ("cuda", "cpu"))
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> str:
+    """A fused backend by name, for CPU tensors; the test is skipped where it cannot run."""
+    if request.param == "cuda":
+        request.getfixturevalue("cuda_on_host")
+    elif backends()[request.param] != "usable":
+        pytest.skip(backends()[request.param])
+    return request.param

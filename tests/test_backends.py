@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import AMDLoss, _backends, amd_loss, backends, reference
+from amd_fused import AMDLoss, _backends, _build_info, amd_loss, backends, reference
 
 S = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 T = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -57,6 +58,70 @@ def test_each_backend_says_whether_it_is_usable():
     assert states["reference"] == "usable"
     for name, state in states.items():
         assert state == "usable" or state.startswith("not usable, because "), name
+
+
+@pytest.fixture
+def cuda_torch(monkeypatch, tmp_path):
+    """A torch of CUDA 12.8 that sees a device, and a package whose libraries can be put there."""
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_backends, "__file__", str(tmp_path / "_backends.py"))
+    monkeypatch.setattr(_build_info, "_PACKAGE", tmp_path)
+    _backends.cuda_error.cache_clear()
+    yield tmp_path
+    _backends.cuda_error.cache_clear()
+
+
+def record_of(folder: Path, **entry: object) -> None:
+    (folder / "_build.json").write_text(json.dumps({"cuda": entry}))
+
+
+def test_without_a_device_or_without_cuda_the_cuda_library_is_not_looked_for(
+    cuda_torch, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert backends()["cuda"] == "not usable, because torch sees no CUDA device"
+    _backends.cuda_error.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert backends()["cuda"].startswith(f"not usable, because torch {torch.__version__} was built")
+
+
+def test_a_cuda_library_that_was_not_built_says_why(cuda_torch):
+    record_of(cuda_torch, built=False, why="no CUDA toolkit was found", remedy="install nvcc")
+    state = backends()["cuda"]
+    assert state.startswith(
+        "not usable, because the extension was not built: no CUDA toolkit was found; install nvcc"
+    )
+
+
+def test_a_cuda_library_of_another_major_version_is_refused(cuda_torch):
+    record_of(cuda_torch, built=True, cuda="13.0")
+    (cuda_torch / "_cuda.so").touch()
+    assert "it was built with CUDA 13.0 and torch with 12.8" in backends()["cuda"]
+
+
+def test_a_cuda_library_that_does_not_load_says_why(cuda_torch):
+    record_of(cuda_torch, built=True, cuda="12.4")
+    (cuda_torch / "_cuda.so").write_text("no library")
+    state = backends()["cuda"]
+    assert state.startswith(
+        f"not usable, because _cuda.so does not load into torch {torch.__version__}"
+    )
+    assert "--no-deps" in state
+
+
+@pytest.mark.parametrize(
+    ("usable", "expected"),
+    [({"triton", "cuda"}, "triton"), ({"cuda"}, "cuda"), (set(), "reference")],
+)
+@pytest.mark.filterwarnings("ignore:amd_loss. no fused backend")
+def test_auto_on_cuda_tensors_takes_triton_then_cuda_then_the_reference(
+    monkeypatch, usable, expected
+):
+    for name in ("triton", "cuda"):
+        why = "" if name in usable else "it is not there"
+        monkeypatch.setattr(_backends, f"{name}_error", lambda why=why: why)
+    assert _backends.choose("amd_loss", "auto", "cuda") == expected
 
 
 def test_a_missing_extension_is_explained(no_cpp):

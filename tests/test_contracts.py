@@ -13,14 +13,12 @@ from measures import Result, run
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from amd_fused import amd_loss, backends
+from amd_fused import amd_loss
 
 cpp = functools.partial(amd_loss, backend="cpp")
-FUSED = [
-    pytest.param(name, marks=pytest.mark.skipif(state != "usable", reason=state))
-    for name, state in backends().items()
-    if name in ("cpp", "triton")
-]
+# The fixture `backend` loads it, or skips where it cannot run.
+FUSED = ["cpp", "cuda", "triton"]
+FAST = ["cpp", "cuda"]
 
 
 def same(a: Result, b: Result) -> bool:
@@ -59,7 +57,7 @@ def test_nothing_of_a_features_size_is_allocated_but_the_gradient(layout: str) -
     assert sorted(n for n in backward if n >= feature_bytes) == [feature_bytes]
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_inputs_are_never_written_to(backend: str) -> None:
     student, teacher = cases.features((3, 8, 5, 9, 7))
     before = student.clone(), teacher.clone()
@@ -69,7 +67,7 @@ def test_inputs_are_never_written_to(backend: str) -> None:
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_gradient_keeps_the_memory_format_of_its_input(backend: str, layout: str) -> None:
     student, teacher = cases.features((2, 6, 4, 5, 8), layout=layout)
     grad = run(amd_loss, student, teacher, backend=backend).grads[0]
@@ -91,12 +89,12 @@ def test_bitwise_equal_for_any_number_of_threads(shape: Any, layout: str, thread
     assert all(same(results[0], other) for other in results[1:])
 
 
-def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_a_sample_does_not_depend_on_its_neighbours(backend: str) -> None:
+    loss = functools.partial(amd_loss, backend=backend, reduction="none")
     student, teacher = cases.features((6, 16, 8, 14, 14))
-    together = cpp(student, teacher, reduction="none")
-    alone = [
-        cpp(student[b : b + 1], teacher[b : b + 1], reduction="none") for b in range(len(student))
-    ]
+    together = loss(student, teacher)
+    alone = [loss(student[b : b + 1], teacher[b : b + 1]) for b in range(len(student))]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -119,20 +117,19 @@ def test_nan_and_inf_reach_the_loss_of_their_sample_only(
 @pytest.mark.parametrize("size", [(7, 5), (70, 90)], ids=["fused", "chunked"])
 @pytest.mark.parametrize("options", [{}, {"mask_threshold": 0.5}, {"margin": 8.0}])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
-def test_nan_and_inf_reach_the_loss_through_triton(
-    bad: float, size: tuple[int, int], options: dict[str, Any]
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def test_nan_and_inf_reach_the_loss_through_both_forms(
+    bad: float, size: tuple[int, int], options: dict[str, Any], backend: str
 ) -> None:
-    if backends()["triton"] != "usable":
-        pytest.skip(backends()["triton"])
     features = cases.features((3, 5, 6, *size))
     features[0][1, 2, 6, 4] = bad
-    loss = amd_loss(*features, reduction="none", backend="triton", **options)
+    loss = amd_loss(*features, reduction="none", backend=backend, **options)
     assert torch.isnan(loss).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("eps", [1e-6, 0.0])
 @pytest.mark.parametrize("side", [0, 1, None], ids=["student", "teacher", "both"])
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_all_zero_maps_have_finite_loss_and_zero_gradient(
     backend: str, side: int | None, eps: float
 ) -> None:
@@ -153,7 +150,7 @@ def test_all_zero_maps_have_finite_loss_and_zero_gradient(
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("options", [{}, {"local_weight": 0.0, "formula": "released"}])
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_uninitialised_memory_is_never_read(
     backend: str, layout: str, options: Any, poisoned: None
 ) -> None:
@@ -165,8 +162,10 @@ def test_uninitialised_memory_is_never_read(
         assert all(torch.isfinite(grad).all() for grad in result.grads)
 
 
-def test_memory_beyond_the_tensor_is_never_used(poisoned: None) -> None:
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_memory_beyond_the_tensor_is_never_used(backend: str, poisoned: None) -> None:
     """Rows and pixels are read a vector at a time: what lies behind the last one must not count."""
+    loss = functools.partial(amd_loss, backend=backend)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         for channels, height, width in ((3, 3, 5), (17, 3, 3), (20, 7, 7), (1, 2, 9)):
             inside = torch.randn(2, channels, height, width)
@@ -176,18 +175,19 @@ def test_memory_beyond_the_tensor_is_never_used(poisoned: None) -> None:
             window.copy_(inside)
             teacher = torch.randn(2, 3, height, width)
             assert same(
-                run(cpp, window, teacher),
-                run(cpp, inside.contiguous(memory_format=memory_format), teacher),
+                run(loss, window, teacher),
+                run(loss, inside.contiguous(memory_format=memory_format), teacher),
             )
 
 
-def test_expanded_features_are_right() -> None:
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_expanded_features_are_right(backend: str) -> None:
     """Stride 0: one channel shown C times, one sample shown B times."""
     base = torch.randn(1, 1, 6, 6)
     teacher = torch.randn(3, 2, 6, 6)
     expanded = base.expand(3, 4, 6, 6)
-    loss = cpp(expanded, teacher)
-    assert torch.equal(loss, cpp(expanded.clone(), teacher))
+    loss = functools.partial(amd_loss, backend=backend)
+    assert torch.equal(loss(expanded, teacher), loss(expanded.clone(), teacher))
 
 
 def _grads(student: Tensor, teacher: Tensor) -> Tensor:

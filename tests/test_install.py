@@ -14,6 +14,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ loss = amd_fused.amd_loss(x, y)
 loss.backward()
 assert torch.equal(loss, amd_fused.reference.amd_loss(x, y))
 assert x.grad.isfinite().all() and x.grad.any()
-print(json.dumps([amd_fused.__file__, amd_fused.backends()["cpp"]]))
+print(json.dumps([amd_fused.__file__, amd_fused.backends()]))
 """
 
 
@@ -66,10 +67,19 @@ class Environment:
 
     def use(self) -> tuple[Path, str]:
         """Runs the loss. Where the package was imported from, and the state of backend cpp."""
+        where, states = self.states()
+        return where, states["cpp"]
+
+    def states(self) -> tuple[Path, dict[str, str]]:
+        """Runs the loss. Where the package was imported from, and the states of all backends."""
         result = self._run([str(self.python), "-c", USE], {})
         assert result.returncode == 0, result.stderr
-        where, state = json.loads(result.stdout.splitlines()[-1])
-        return Path(where), state
+        where, states = json.loads(result.stdout.splitlines()[-1])
+        return Path(where), states
+
+    def record(self) -> dict[str, Any]:
+        """What the build wrote of each library."""
+        return json.loads((self.site_packages / "amd_fused" / "_build.json").read_text())
 
     def _run(
         self, command: list[str], variables: dict[str, str]
@@ -123,6 +133,48 @@ def test_without_torch_at_build_time_the_package_installs_and_says_what_to_do(
     )
 
 
+CPU_ONLY = torch.version.cuda is None
+CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+needs_cpu_only_torch = pytest.mark.skipif(not CPU_ONLY, reason="this torch has CUDA")
+
+
+@needs_cpu_only_torch
+@pytest.mark.skipif(not (CUDA_HOME / "bin" / "nvcc").exists(), reason="nvcc is not installed")
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_a_build_with_cuda_works_on_a_torch_without_and_says_why_cuda_is_not_usable(
+    environment: Environment,
+):
+    environment.show_torch()
+    result = environment.install(
+        AMD_FUSED_CPP="1",
+        AMD_FUSED_CUDA="1",
+        TORCH_CUDA_ARCH_LIST="9.0",
+        DEBUG="1",  # compiles sooner
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (environment.site_packages / "amd_fused" / "_cuda.so").exists()
+    assert environment.record()["cuda"]["built"] is True
+    assert environment.record()["cuda"]["cuda"].count(".") == 1
+    where, states = environment.states()
+    assert where.parent.parent == environment.site_packages
+    assert states["cpp"] == "usable"
+    assert states["cuda"] == (
+        f"not usable, because torch {torch.__version__} was built without CUDA; install a CUDA "
+        "build of torch"
+    )
+
+
+def test_the_build_fails_where_cuda_was_demanded_and_there_is_none(environment: Environment):
+    environment.show_torch()
+    result = environment.install(AMD_FUSED_CPP="0", AMD_FUSED_CUDA="1", CUDA_HOME="/nonexistent")
+    assert result.returncode != 0
+    message = (
+        "AMD_FUSED_CUDA=1 asks for the cuda extension, but no CUDA toolkit was found (looked in "
+        "/nonexistent); install nvcc, or name the toolkit's folder in CUDA_HOME"
+    )
+    assert message in result.stderr
+
+
 def test_the_build_fails_where_the_extension_was_demanded_and_cannot_be_built(
     environment: Environment,
 ):
@@ -147,3 +199,8 @@ def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_er
     assert "broken.cpp:1:2: error:" in state
     assert "broken on purpose" in state
     assert "set AMD_FUSED_CPP=1 to see all that the compiler says, then run `pip" in state
+    if CPU_ONLY:  # left to itself, the build leaves out what this torch could not load
+        left_out = environment.record()["cuda"]
+        assert left_out["built"] is False
+        assert left_out["why"] == f"torch {torch.__version__} has no CUDA"
+        assert "set AMD_FUSED_CUDA=1" in left_out["remedy"]

@@ -12,9 +12,11 @@ import torch
 from measures import relative_error, run
 from torch import Tensor, nn
 
-from amd_fused import AMDLoss, _margin, amd_loss, backends, reference
+from amd_fused import AMDLoss, _margin, amd_loss, reference
 
 cpp = functools.partial(amd_loss, backend="cpp")
+# The fixture `backend` loads it, or skips where it cannot run.
+FUSED = ["cpp", "cuda", "triton"]
 PAIRS = [(2, 6, 4, 7, 7), (2, 3, 5, 4, 6)]
 
 
@@ -54,30 +56,26 @@ FORWARD_CASES = {
 
 
 @pytest.mark.parametrize("arguments", FORWARD_CASES.values(), ids=FORWARD_CASES.keys())
-@pytest.mark.parametrize("backend", ["cpp", "triton"])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_opcheck_passes_for_forward(backend: str, arguments: tuple[Any, ...]) -> None:
-    if backends()[backend] != "usable":
-        pytest.skip(backends()[backend])
     operator = getattr(torch.ops.amd_fused, f"amd_fwd_{backend}").default
     results = torch.library.opcheck(operator, arguments)
     assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
-def test_opcheck_passes_for_backward(layout: str) -> None:
+@pytest.mark.parametrize("backend", ["cpp", "cuda"], indirect=True)
+def test_opcheck_passes_for_backward(backend: str, layout: str) -> None:
     student, teacher = cases.features(PAIRS[0], layout=layout)
     d_f = [torch.randn(2, 49), torch.randn(2, 49)]
-    results = torch.library.opcheck(
-        torch.ops.amd_fused.amd_bwd_cpp.default, (torch.randn(2), [student, teacher], d_f)
-    )
+    operator = getattr(torch.ops.amd_fused, f"amd_bwd_{backend}").default
+    results = torch.library.opcheck(operator, (torch.randn(2), [student, teacher], d_f))
     assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-@pytest.mark.parametrize("backend", ["cpp", "triton"])
+@pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
 def test_compiles_to_one_graph_with_the_same_result(backend: str, reduction: str) -> None:
-    if backends()[backend] != "usable":
-        pytest.skip(backends()[backend])
     students, teachers = pairs()
     loss = AMDLoss(backend=backend, reduction=reduction)
     compiled = torch.compile(loss, fullgraph=True)
@@ -188,10 +186,8 @@ UPSTREAM = {
 
 
 @pytest.mark.parametrize("upstream", UPSTREAM.values(), ids=UPSTREAM.keys())
-@pytest.mark.parametrize("backend", ["cpp", "triton"])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_per_sample_upstream_gradients_of_any_stride(backend: str, upstream: Any) -> None:
-    if backends()[backend] != "usable":
-        pytest.skip(backends()[backend])
     student, teacher = cases.features(PAIRS[0])
     student.requires_grad_()
     fused_loss = amd_loss(student, teacher, reduction="none", backend=backend)
@@ -201,11 +197,12 @@ def test_per_sample_upstream_gradients_of_any_stride(backend: str, upstream: Any
     assert relative_error(fused, exact.double()) < 5e-6
 
 
-def test_gradient_scaling_happens_before_the_cast_to_half() -> None:
+@pytest.mark.parametrize("backend", ["cpp", "cuda"], indirect=True)
+def test_gradient_scaling_happens_before_the_cast_to_half(backend: str) -> None:
     """Gradients of 1e-9 underflow in float16; scaled upstream, as by a GradScaler, they do not."""
     student, teacher = cases.features((2, 8, 8, 16, 16), (torch.float16, torch.float16))
     student.requires_grad_()
-    (fused,) = torch.autograd.grad(cpp(student, teacher) * 2.0**20, student)
+    (fused,) = torch.autograd.grad(amd_loss(student, teacher, backend=backend) * 2.0**20, student)
     exact = student.detach().double().requires_grad_()
     loss = reference.amd_loss(exact, teacher.double()) * 2.0**20
     (truth,) = torch.autograd.grad(loss, exact)

@@ -4,8 +4,9 @@ Claim: its error against float64 is at most eager's own in the same dtype plus a
 of a few float32 operations (float64 for float64). In half precision both round the gradient to the
 same dtype last, so the same tolerance holds there.
 
-Triton's kernels run in its interpreter here (conftest.py), a quarter of a second a call: they take
-every option and dtype, and every layout, at a few sizes, one for each form of `kernels/plan.py`.
+The CUDA kernels run on the CPU here, in some milliseconds (tests/cuda_on_host). Triton's run in its
+interpreter (conftest.py), a quarter of a second a call: they take every option and dtype, and every
+layout, at a few sizes, one for each form of `kernels/plan.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +19,15 @@ import pytest
 import torch
 from measures import oracle, relative_error, run
 
-from amd_fused import amd_loss, backends, reference
+from amd_fused import amd_loss, reference
 
 # Beyond eager's own error: (loss, gradient), relative in the L2 norm.
-STATES = backends()
 TOLERANCE = {torch.float32: (2e-6, 5e-6), torch.float64: (1e-13, 1e-12)}
-cpp = functools.partial(amd_loss, backend="cpp")
 
-FUSED = [
-    pytest.param("cpp", marks=pytest.mark.skipif(STATES["cpp"] != "usable", reason=STATES["cpp"])),
-    pytest.param(
-        "triton", marks=pytest.mark.skipif(STATES["triton"] != "usable", reason=STATES["triton"])
-    ),
-]
-# Maps of the fused, split and chunked forms of the Triton kernels.
+# The fixture of this name loads it, or skips where it cannot run.
+FUSED = ["cpp", "cuda", "triton"]
+FAST = ["cpp", "cuda"]
+# Maps of the fused, split and chunked forms.
 INTERPRETED = ("7x7", "3x5", "56x56", "67x131")
 
 
@@ -66,47 +62,55 @@ def check(
 
 @pytest.mark.parametrize("options", cases.OPTIONS.values(), ids=cases.OPTIONS.keys())
 @pytest.mark.parametrize("dtypes", cases.DTYPES)
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_every_option_in_every_dtype(backend: str, options: dict[str, Any], dtypes: str) -> None:
     check(backend, "7x7", dtypes, "nchw", options)
 
 
+# The CUDA kernels take every storage type in these two, in either compute type.
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("shape", cases.SHAPES)
-@pytest.mark.parametrize("dtypes", cases.DTYPES)
-@pytest.mark.parametrize("backend", FUSED[:1])
+@pytest.mark.parametrize(
+    ("backend", "dtypes"),
+    [
+        *(("cpp", dtypes) for dtypes in cases.DTYPES),
+        ("cuda", "float32 and bfloat16"),
+        ("cuda", "float16 and float64"),
+    ],
+    indirect=["backend"],
+)
 def test_every_layout_of_every_size(backend: str, shape: str, layout: str, dtypes: str) -> None:
     check(backend, shape, dtypes, layout, {})
 
 
 @pytest.mark.parametrize("layout", cases.LAYOUTS)
 @pytest.mark.parametrize("dtypes", cases.DTYPES)
-@pytest.mark.parametrize("backend", FUSED[1:])
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
 def test_every_layout_in_every_dtype(backend: str, layout: str, dtypes: str) -> None:
     check(backend, "3x5", dtypes, layout, {})
 
 
 @pytest.mark.parametrize("options", cases.OPTIONS.values(), ids=cases.OPTIONS.keys())
 @pytest.mark.parametrize("shape", [s for s in cases.SHAPES if s != "2x2"])
-@pytest.mark.parametrize("backend", FUSED[:1])
+@pytest.mark.parametrize("backend", FAST, indirect=True)
 def test_every_option_at_every_size(backend: str, shape: str, options: dict[str, Any]) -> None:
     check(backend, shape, "float32", "channels_last", options, seed=1)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("shape", INTERPRETED)
-@pytest.mark.parametrize("backend", FUSED[1:])
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
 def test_every_form(backend: str, shape: str, layout: str) -> None:
     check(backend, shape, "float32", layout, {"formula": "released", "mask_threshold": 0.5}, seed=1)
 
 
 @pytest.mark.parametrize("dtypes", ["float64", "float32 and bfloat16"])
-@pytest.mark.parametrize("backend", FUSED[1:])
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
 def test_chunked_form_in_other_dtypes(backend: str, dtypes: str) -> None:
     check(backend, "67x131", dtypes, "nchw", {"local_weight": 0.0})
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_2x2_map_has_no_local_loss(backend: str) -> None:
     """Every quadrant is one position: its unit vector is its sign, equal on either side."""
     student, teacher = cases.features(cases.SHAPES["2x2"])
@@ -115,7 +119,7 @@ def test_2x2_map_has_no_local_loss(backend: str) -> None:
     assert all((grad == 0).all() for grad in fused.grads)
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_1x1_map_has_no_loss(backend: str) -> None:
     """p and n are unit vectors, exactly 0 apart; g = -exp(-64) is under the norm's floor: 1e-32."""
     student, teacher = cases.features((3, 8, 5, 1, 1))
@@ -126,7 +130,7 @@ def test_1x1_map_has_no_loss(backend: str) -> None:
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1)])
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_one_row_or_one_column(backend: str, height: int, width: int, layout: str) -> None:
     student, teacher = cases.features((3, 8, 5, height, width), layout=layout)
     exact = oracle(student, teacher, local_weight=0.0)
@@ -135,16 +139,17 @@ def test_one_row_or_one_column(backend: str, height: int, width: int, layout: st
     assert all(relative_error(g, t) < 5e-6 for g, t in zip(fused.grads, exact.grads, strict=True))
 
 
-def test_512x512_map() -> None:
-    """262,144 positions: long sums, and the chunks of one sample shared by the threads."""
-    student, teacher = cases.features((1, 2, 3, 512, 512))
+@pytest.mark.parametrize(("backend", "width"), [("cpp", 512), ("cuda", 200)], indirect=["backend"])
+def test_large_map(backend: str, width: int) -> None:
+    """Up to 262,144 positions: long sums, and many chunks of one sample."""
+    student, teacher = cases.features((1, 2, 3, width, width))
     exact = oracle(student, teacher)
-    fused = run(cpp, student, teacher)
+    fused = run(amd_loss, student, teacher, backend=backend)
     assert relative_error(fused.loss, exact.loss) < 2e-6
     assert all(relative_error(g, t) < 5e-6 for g, t in zip(fused.grads, exact.grads, strict=True))
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_layers_of_different_sizes_dtypes_and_layouts_in_one_call(backend: str) -> None:
     pairs = [
         cases.features((4, 6, 9, 8, 8)),
@@ -163,7 +168,8 @@ def test_layers_of_different_sizes_dtypes_and_layouts_in_one_call(backend: str) 
         assert relative_error(ours, truth) <= relative_error(theirs, truth) + tolerance
 
 
-def test_nearly_equal_maps_lose_no_more_digits_than_eager() -> None:
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_nearly_equal_maps_lose_no_more_digits_than_eager(backend: str) -> None:
     """A trained student: D_x is a small difference of large numbers, 2 - 2 cos would be noise.
 
     x^ differ in their third digit: rounding, 6e-8 of them, is 6e-5 of the difference.
@@ -172,13 +178,13 @@ def test_nearly_equal_maps_lose_no_more_digits_than_eager() -> None:
     teacher = student * (1 + 1e-3 * torch.randn(student.shape, generator=torch.manual_seed(3)))
     exact = oracle(student, teacher)
     eager = run(reference.amd_loss, student, teacher)
-    fused = run(cpp, student, teacher)
+    fused = run(amd_loss, student, teacher, backend=backend)
     assert relative_error(fused.loss, exact.loss) <= relative_error(eager.loss, exact.loss) + 1e-4
     for ours, theirs, truth in zip(fused.grads, eager.grads, exact.grads, strict=True):
         assert relative_error(ours, truth) <= relative_error(theirs, truth) + 1e-4
 
 
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_angles_near_zero(backend: str) -> None:
     """One bright position: q is 1 to rounding there, where autograd through acos gives NaN."""
     student, teacher = cases.features((2, 4, 4, 6, 6))
@@ -193,7 +199,7 @@ def test_angles_near_zero(backend: str) -> None:
 
 
 @pytest.mark.parametrize("released", [False, True])
-@pytest.mark.parametrize("backend", FUSED)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_gradcheck_in_float64(backend: str, released: bool) -> None:
     student, teacher = cases.features((2, 2, 1, 3, 4), (torch.float64, torch.float64))
     formula = "released" if released else "paper"

@@ -157,7 +157,7 @@ def load_map(maps, b, B, positions, position, valid, GROUPS: tl.constexpr):
     valid."""
     f = tl.load(maps + b * positions + position, mask=valid, other=0.0)
     for group in tl.range(1, GROUPS, loop_unroll_factor=4):
-        at = (group.to(tl.int64) * B + b) * positions + position
+        at = (B.to(tl.int64) * group + b) * positions + position
         f += tl.load(maps + at, mask=valid, other=0.0)
     return f
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "amd_job.h"
 #include "amd_tensors.h"
 
 namespace amd_fused {

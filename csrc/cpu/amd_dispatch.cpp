@@ -1,10 +1,7 @@
-// Picks the kernels by the CPU that the library runs on, not the one it was built on.
-
-#include <cstdlib>
-#include <stdexcept>
-#include <string>
+// The AMD loss's kernels for the CPU that the library runs on.
 
 #include "amd_job.h"
+#include "isa.h"
 
 namespace amd_fused {
 namespace {
@@ -14,28 +11,13 @@ struct Table {
   Kernels<double> f64{};
 
   Table() {
-    // For tests and bug reports: a narrower set than the CPU has, never a wider one.
-    const char* limit = std::getenv("AMD_FUSED_CPU_ISA");
-    const std::string wanted = limit ? limit : "avx512";
-    if (wanted != "baseline" && wanted != "avx2" && wanted != "avx512")
-      throw std::runtime_error(
-          "amd_fused: the environment variable AMD_FUSED_CPU_ISA must be one of baseline, avx2, "
-          "avx512, got '" +
-          wanted + "'");
+    const Isa isa = cpu_isa();
     baseline::fill_kernels(&f32, &f64);
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                          __builtin_cpu_supports("f16c");
-    const bool has_avx512 =
-        has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (has_avx512 && wanted == "avx512") {
-      avx512::fill_kernels(&f32, &f64);
-    } else if (has_avx2 && wanted != "baseline") {
-      avx2::fill_kernels(&f32, &f64);
-    }
+    if (isa == Isa::kAvx512) avx512::fill_kernels(&f32, &f64);
+    if (isa == Isa::kAvx2) avx2::fill_kernels(&f32, &f64);
 #endif
+    (void)isa;
   }
 };
 

@@ -5,11 +5,10 @@
 // bitwise the same for 1 and for n threads.
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <tuple>
 
-#include "amd_tensors.h"
+#include "amd_cut.h"
 
 namespace amd_fused {
 namespace {
@@ -72,17 +71,9 @@ double over_quadrants(const double (*by_quadrant)[2 * kTerms], int j) {
 
 template <typename T>
 void set_inverse(double square_sum, T* inverse, double* length) {
-  const double norm = std::sqrt(square_sum);  // NaN stays NaN below
-  const bool clamped = norm < kNormFloor;
-  *inverse = T(1 / (clamped ? kNormFloor : norm));
-  *length = clamped ? square_sum / (kNormFloor * kNormFloor) : 1;
-}
-
-// D_x as summed, but exact for one position alone: there both unit vectors are a sign, and D is 0
-// or 4.
-double settled(double distance, int64_t positions, double length_s, double length_t) {
-  if (positions > 1 || length_s != 1 || length_t != 1 || std::isnan(distance)) return distance;
-  return distance > 2 ? 4 : 0;
+  const host::Unit<double> unit = host::unit(square_sum);
+  *inverse = T(unit.inverse);
+  *length = unit.length;
 }
 
 // The passes of one sample of one layer pair. Writes d loss / d f where asked; returns the loss.
@@ -94,12 +85,10 @@ double run_job(Job<T>& job, const ChunkRunner& runner, T* const d_f[2]) {
 
   runner.sum([&](const Chunk& c) { return kernel.square_sums(job, c); }, sums, 2);
   for (int side = 0; side < 2; ++side) {
-    double norm = std::sqrt(over_quadrants(sums, side));
-    // A norm past the largest number would make q = 0, a finite loss of nothing: NaN is heard.
-    if (std::isinf(norm)) norm = std::nan("");
-    const double denominator = norm + job.settings->eps;
-    job.norm[side] = T(norm);
-    job.inverse_norm[side] = denominator == 0 ? T(0) : T(1 / denominator);
+    const host::MapNorm<double> norm =
+        host::map_norm(over_quadrants(sums, side), job.settings->eps);
+    job.norm[side] = T(norm.norm);
+    job.inverse_norm[side] = T(norm.inverse);
   }
 
   runner.sum([&](const Chunk& c) { return kernel.evaluate(job, c); }, sums, 2 * kTerms);
@@ -115,13 +104,13 @@ double run_job(Job<T>& job, const ChunkRunner& runner, T* const d_f[2]) {
   runner.sum([&](const Chunk& c) { return kernel.distances(job, c); }, sums, 2 * kTerms);
   double loss = 0;
   for (int x = 0; x < kTerms; ++x) {
-    job.distance[x] = settled(over_quadrants(sums, x), cut.height * cut.width,
-                              job.length[kStudent][x], job.length[kTeacher][x]);
+    job.distance[x] = host::settled(over_quadrants(sums, x), cut.height * cut.width,
+                                    job.length[kStudent][x], job.length[kTeacher][x]);
     loss += cut.weight_whole[x] * job.distance[x];
     for (int k = 0; k < cut.quadrants; ++k) {
       job.quadrant_distance[k][x] =
-          settled(sums[k][kTerms + x], cut.length[k], job.quadrant_length[k][kStudent][x],
-                  job.quadrant_length[k][kTeacher][x]);
+          host::settled(sums[k][kTerms + x], cut.length[k], job.quadrant_length[k][kStudent][x],
+                        job.quadrant_length[k][kTeacher][x]);
       loss += cut.weight_quadrant[k][x] * job.quadrant_distance[k][x];
     }
   }
@@ -259,30 +248,17 @@ std::tuple<Tensor, std::vector<Tensor>> amd_fwd(
     double local_weight, bool released, std::vector<double> component_weights,
     std::optional<double> mask_threshold, std::vector<double> layer_weights, double eps,
     bool position_mean, std::vector<bool> needs_grad) {
-  const std::vector<double> coefficients = margin_polynomial.value_or(std::vector<double>{});
-  STD_TORCH_CHECK(coefficients.size() <= kMaxDegree + 1,
-                  "amd_fwd: margin_polynomial must have at most ", kMaxDegree + 1,
-                  " coefficients, got ", coefficients.size());
   const int64_t layers = int64_t(student.size());
   std::vector<Tensor> tensors = std::move(student);
   tensors.insert(tensors.end(), teacher.begin(), teacher.end());
   const LossWeights weights{local_weight, std::move(component_weights), position_mean};
   auto run = [&](auto zero) {
     using T = decltype(zero);
-    Settings<T> settings{};
-    std::copy(coefficients.begin(), coefficients.end(), settings.coefficients);
-    settings.degree = int(coefficients.size()) - 1;
-    settings.margin = margin;
-    settings.eps = eps;
-    settings.scale = T(scale);
-    settings.released = released;
-    settings.mask_threshold = T(mask_threshold.value_or(-1.0));
+    const Settings<T> settings =
+        make_settings<T>(margin_polynomial, margin, eps, scale, released, mask_threshold);
     return forward<T>(tensors, layers, settings, weights, layer_weights, needs_grad);
   };
-  const bool is_double = std::any_of(tensors.begin(), tensors.end(), [](const Tensor& a) {
-    return a.scalar_type() == Scalar::Double;
-  });
-  return is_double ? run(double{}) : run(float{});
+  return any_double(tensors) ? run(double{}) : run(float{});
 }
 
 }  // namespace

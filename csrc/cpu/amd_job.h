@@ -5,33 +5,8 @@
 
 namespace amd_fused {
 
-constexpr int kMaxDegree = 31;
-constexpr int kTerms = 3;         // g, p and n of Eq. 7
-constexpr int kMaxQuadrants = 4;  // 2x2, Eq. 9
 constexpr int64_t kChunk = 2048;  // positions that one partial sum covers
-constexpr int64_t kPad =
-    16;  // every quadrant starts at a multiple of this in the per-sample buffers
-constexpr double kNormFloor = 1e-12;
-
-enum Layout {
-  kRows,    // positions contiguous within a channel: NCHW, any channel stride
-  kPixels,  // channels contiguous within a position: channels_last, any pixel stride
-  kStrided  // anything else
-};
-
-// One side's features of one layer pair, strides in elements.
-struct Features {
-  void* data;
-  Storage storage;
-  Layout layout;
-  int64_t channels, height, width;
-  int64_t stride_b, stride_c, stride_h, stride_w;
-  __attribute__((always_inline)) int64_t positions() const { return height * width; }
-  // Distance of neighbours on the flattened map; a one-column map has them along the height.
-  __attribute__((always_inline)) int64_t pixel_stride() const {
-    return width > 1 ? stride_w : stride_h;
-  }
-};
+constexpr int64_t kPad = 16;      // every quadrant starts at a multiple of this in the buffers
 
 // How one layer's map is cut. The per-sample buffers hold the positions quadrant after quadrant,
 // each padded to kPad, so that every loop runs over whole vectors; without a local part there is
@@ -54,18 +29,6 @@ struct Chunk {
 struct Sums {
   double of[2 * kTerms];
 };
-
-template <typename T>
-struct Settings {
-  T coefficients[kMaxDegree + 1];
-  int degree;  // -1: the direct form of cos(m arccos q)
-  double margin, eps;
-  T scale;
-  bool released;     // p = t rather than p = q
-  T mask_threshold;  // n is kept where n > mask_threshold; -1 keeps all
-};
-
-enum Side { kStudent, kTeacher };
 
 // One sample of one layer pair: its buffers (cut.padded long each) and the numbers passed between
 // passes.

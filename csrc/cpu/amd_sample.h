@@ -4,6 +4,7 @@
 // same for any number of threads.
 #pragma once
 
+#include "amd_exp.h"
 #include "amd_job.h"
 #include "amd_math.h"
 
@@ -22,6 +23,18 @@ Sums square_sums(const Job<T>& job, const Chunk& chunk) {
   return {{horizontal_sum<T>(sum[0]), horizontal_sum<T>(sum[1])}};
 }
 
+template <typename T>
+__attribute__((noinline)) void cos_margin_lanes(const T* n, double m, T* value, T* slope) {
+  for (int i = 0; i < kLanes<T>; ++i) {
+    const double half = n[i] / 2.0;
+    const double theta = 2 * __builtin_asin(__builtin_sqrt(half < 0 ? 0 : half));
+    const Cosine<double> t = cos_margin_direct<double>(
+        n[i] < 0 ? 0 : n[i], m, theta, __builtin_cos(m * theta), __builtin_sin(m * theta));
+    value[i] = T(t.value);
+    slope[i] = T(t.slope);
+  }
+}
+
 // f to g, n (and t for the released formula) and dg/dq. Padding becomes 0 in every map.
 template <typename T, bool kReleased, bool kDirect>
 Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
@@ -34,20 +47,17 @@ Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
     for (int side = 0; side < 2; ++side) {
       const int64_t at = chunk.begin + i;
       Vec<T> f = load<T>(job.f[side] + at);
-      // derived: n = 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is
-      // near 1. An all-zero map with eps = 0 has inverse_norm 0, q = 0 and n = 1.
-      Vec<T> all = job.inverse_norm[side] == 0
-                       ? f - f + T(1)
-                       : ((job.norm[side] - f) + T(o.eps)) * job.inverse_norm[side];
-      Cosine<T> t;
+      Vec<T> all = negative_map<T>(f, job.norm[side], job.inverse_norm[side], T(o.eps));
+      Cosine<Vec<T>> t;
       if (kDirect)
-        cos_margin_direct<T>((const T*)&all, o.margin, (T*)&t.value, (T*)&t.slope);
+        cos_margin_lanes<T>((const T*)&all, o.margin, (T*)&t.value, (T*)&t.slope);
       else
         t = cos_margin_polynomial<T>(all, o.coefficients, o.degree);
       // Section 5.6.1. NaN is kept, so that it reaches the loss.
       const IntVec<T> masked = all <= o.mask_threshold;
       Vec<T> n = masked ? zero : all;
-      LogSigmoid<T> log = log_sigmoid<T>(o.scale * (t.value - n));  // Eq. 6
+      Vec<T> z = o.scale * (t.value - n);  // Eq. 6
+      LogSigmoid<Vec<T>> log = log_sigmoid<T>(z, exp_non_positive<T>(z > 0 ? -z : z));
       // dz/dq = s (dt/dq - dn/dq), dn/dq = -1 or 0.
       Vec<T> slope = log.slope * o.scale * (t.slope + (masked ? zero : splat<T>(1)));
       n = valid ? n : zero;
@@ -123,30 +133,6 @@ Sums distances(const Job<T>& job, const Chunk& chunk) {
                                 : distances_form<T, false>(job, chunk);
 }
 
-// Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^), d = x^ - x^_other.
-// derived: d . x^ = (D + |x^|^2 - |x^_other|^2) / 2, which is D/2 where both are unit vectors.
-// Where the own norm is below its floor, x^ = x / 1e-12 and the projection is absent. One position
-// alone has x^ = +-1: no gradient. (Below the floor it has one, of no consequence: it cancels in
-// map_gradient but for its 1e-12th part, which float32 cannot tell from rounding, so it is left
-// out.)
-template <typename T>
-struct Pull {
-  T own, other, factor, projection;
-
-  Pull(double weight, int64_t positions, T own_inverse, T other_inverse, double distance,
-       double own_length, double other_length)
-      : own(own_inverse),
-        other(other_inverse),
-        factor(positions == 1 && (own_length == 1 || sizeof(T) == 4) ? T(0)
-                                                                     : T(2 * weight * own_inverse)),
-        projection(own_length == 1 ? T((distance + (1 - other_length)) / 2) : T(0)) {}
-
-  AMD_INLINE Vec<T> on(Vec<T> x_own, Vec<T> x_other) const {
-    Vec<T> normalised = x_own * own;
-    return ((normalised - x_other * other) - normalised * projection) * factor;
-  }
-};
-
 // derived: u = dL/dq = sum over x and regions of dL/dx dx/dq.
 template <typename T, bool kReleased>
 Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
@@ -154,14 +140,14 @@ Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
   const int k = chunk.quadrant, other = 1 - side;
   const bool local = cut.quadrants > 1;
   auto whole_pull = [&](int x) {
-    return Pull<T>(cut.weight_whole[x], cut.height * cut.width, job.inverse[side][x],
-                   job.inverse[other][x], job.distance[x], job.length[side][x],
-                   job.length[other][x]);
+    return make_pull<T>(cut.weight_whole[x], cut.height * cut.width, job.inverse[side][x],
+                        job.inverse[other][x], job.distance[x], job.length[side][x],
+                        job.length[other][x]);
   };
   auto quadrant_pull = [&](int x) {
-    return Pull<T>(cut.weight_quadrant[k][x], cut.length[k], job.quadrant_inverse[k][side][x],
-                   job.quadrant_inverse[k][other][x], job.quadrant_distance[k][x],
-                   job.quadrant_length[k][side][x], job.quadrant_length[k][other][x]);
+    return make_pull<T>(cut.weight_quadrant[k][x], cut.length[k], job.quadrant_inverse[k][side][x],
+                        job.quadrant_inverse[k][other][x], job.quadrant_distance[k][x],
+                        job.quadrant_length[k][side][x], job.quadrant_length[k][other][x]);
   };
   const Pull<T> whole[kTerms] = {whole_pull(0), whole_pull(1), whole_pull(2)};
   const Pull<T> quadrant[kTerms] = {quadrant_pull(0), quadrant_pull(1), quadrant_pull(2)};
@@ -191,12 +177,11 @@ Sums slopes(const Job<T>& job, const Chunk& chunk, Side side) {
                                 : slopes_form<T, false>(job, chunk, side);
 }
 
-// derived: dL/df_i = u_i / (||f|| + eps) - (sum_j u_j f_j) / (||f|| + eps)^2 f_i / ||f||.
+// dL/df from u: radial_factor says how.
 template <typename T>
 void map_gradient(const Job<T>& job, const Chunk& chunk, Side side, double sum_uf) {
-  const double inverse = job.inverse_norm[side], norm = job.norm[side];
-  const T direct = T(inverse);
-  const T radial = norm == 0 ? T(0) : T(sum_uf * inverse * inverse / norm);
+  const T direct = job.inverse_norm[side];
+  const T radial = T(radial_factor<double>(sum_uf, job.norm[side], direct));
   for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
     Vec<T> u = load<T>(job.slope_g[side] + at);
     store<T>(job.slope_g[side] + at, u * direct - load<T>(job.f[side] + at) * radial);

@@ -9,8 +9,6 @@
 namespace amd_fused {
 namespace AMD_ISA {
 
-#define AMD_INLINE __attribute__((always_inline)) inline
-
 constexpr int kVectorBytes = 64;
 
 template <typename T>

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <stddef.h>
-#include <stdint.h>
+
+#include "amd_features.h"
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -15,7 +16,5 @@ struct F16 {
 struct Bf16 {
   uint16_t bits;
 };
-
-enum Storage { kFloat32, kFloat64, kFloat16, kBfloat16, kStorageCount };
 
 }  // namespace amd_fused

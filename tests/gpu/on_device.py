@@ -1,8 +1,8 @@
 """What the tests of this folder share: the device, inputs on it, and the measure of accuracy.
 
 They run on a GPU. With AMD_FUSED_TEST_DEVICE=cpu and TRITON_INTERPRET=1 those that need none run on
-a CPU, in Triton's interpreter and on a part of their inputs: the dry form, which shows that the
-tests themselves are in order.
+a CPU, in Triton's interpreter and by tests/cuda_on_host, on a part of their inputs: the dry form,
+which shows that the tests themselves are in order.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from measures import Result, oracle, relative_error, run
 from torch import Tensor
 
 import benchmarks.amd
-from amd_fused import amd_loss, reference
+from amd_fused import reference
 from benchmarks.shapes import SHAPES
 
 DEVICE = torch.device(os.environ.get("AMD_FUSED_TEST_DEVICE", "cuda"))
 DRY = DEVICE.type == "cpu"
 
-triton = functools.partial(amd_loss, backend="triton")
+# Each test of the kernels runs once for each (conftest.py).
+BACKENDS = ("triton", "cuda")
 features = functools.partial(cases.features, device=DEVICE)
 
 # One shape for each form of the forward kernels (amd_fused/kernels/plan.py): few positions and
@@ -75,7 +76,7 @@ def same(a: Result, b: Result) -> bool:
 
 
 def assert_as_accurate_as_eager(
-    student: Any, teacher: Any, loss: Callable[..., Tensor] = triton, **options: Any
+    loss: Callable[..., Tensor], student: Any, teacher: Any, **options: Any
 ) -> None:
     """Error against float64 no larger than eager PyTorch's own in this dtype plus the tolerance."""
     exact = oracle(student, teacher, **options)

@@ -12,7 +12,7 @@ os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
 import torch
 
-from amd_fused import amd_loss
+from amd_fused import amd_loss, backends
 
 DEVICE = os.environ.get("AMD_FUSED_TEST_DEVICE", "cuda")
 # B, C_S, C_T, H, W: fused, split and chunked, with rows that are no whole vectors.
@@ -22,6 +22,9 @@ DTYPES = [torch.float32] if DEVICE == "cpu" else [torch.float32, torch.bfloat16]
 
 
 def main() -> None:
+    states = backends()
+    usable = [name for name in ("triton", "cuda") if states[name] == "usable"]
+    assert usable, states
     for batch, c_s, c_t, height, width in SHAPES:
         for memory_format in FORMATS:
             for dtype in DTYPES:
@@ -32,10 +35,12 @@ def main() -> None:
                     .requires_grad_()
                     for channels in (c_s, c_t)
                 ]
-                loss = amd_loss(*sides, backend="triton", mask_threshold=0.5)
-                grads = torch.autograd.grad(loss, sides)
-                assert all(torch.isfinite(grad).all() for grad in (loss, *grads))
-    print(f"{len(SHAPES) * len(FORMATS) * len(DTYPES)} calls, forward and backward")
+                for backend in usable:
+                    loss = amd_loss(*sides, backend=backend, mask_threshold=0.5)
+                    grads = torch.autograd.grad(loss, sides)
+                    assert all(torch.isfinite(grad).all() for grad in (loss, *grads))
+    calls = len(SHAPES) * len(FORMATS) * len(DTYPES)
+    print(f"{calls} calls, forward and backward, by each of {', '.join(usable)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from measures import relative_error, run
-from on_device import DEVICE, DRY, FORMS, KERNELS, features, forward_kernels, same, some, triton
+from on_device import DEVICE, DRY, FORMS, KERNELS, features, forward_kernels, same, some
 
 from amd_fused import reference
 
@@ -20,12 +20,12 @@ GRADCHECK = {"fused": (2, 3, 2, 4, 5), "split": (1, 700, 700, 4, 4), "chunked": 
 
 @pytest.mark.parametrize("formula", some(["paper", "released"], "paper"))
 @pytest.mark.parametrize("form", some(GRADCHECK, "fused"))
-def test_gradcheck_in_float64(form: str, formula: str) -> None:
+def test_gradcheck_in_float64(amd: Any, form: str, formula: str) -> None:
     """Of the larger inputs, the derivatives along random directions."""
     student, teacher = features(GRADCHECK[form], (torch.float64, torch.float64))
     assert forward_kernels(student, teacher) == KERNELS[form]
     assert torch.autograd.gradcheck(
-        lambda s, t: triton(s, t, formula=formula, reduction="none"),
+        lambda s, t: amd(s, t, formula=formula, reduction="none"),
         (student.requires_grad_(), teacher.requires_grad_()),
         fast_mode=DRY or form != "fused",
     )
@@ -33,12 +33,12 @@ def test_gradcheck_in_float64(form: str, formula: str) -> None:
 
 @pytest.mark.parametrize("side", some(["student", "teacher", "both"], "teacher"))
 @pytest.mark.parametrize("form", some(FORMS, "fused"))
-def test_gradients_flow_to_whichever_input_requires_one(form: str, side: str) -> None:
+def test_gradients_flow_to_whichever_input_requires_one(amd: Any, form: str, side: str) -> None:
     student, teacher = features(FORMS[form])
-    both = run(triton, student, teacher).grads
+    both = run(amd, student, teacher).grads
     student.requires_grad_(side != "teacher")
     teacher.requires_grad_(side != "student")
-    triton(student, teacher).backward()
+    amd(student, teacher).backward()
     for leaf, expected in zip((student, teacher), both, strict=True):
         if leaf.requires_grad:
             assert leaf.grad is not None
@@ -57,51 +57,51 @@ UPSTREAM = {
 
 
 @pytest.mark.parametrize("upstream", UPSTREAM.values(), ids=UPSTREAM.keys())
-def test_per_sample_upstream_gradients_of_any_stride(upstream: Any) -> None:
+def test_per_sample_upstream_gradients_of_any_stride(amd: Any, upstream: Any) -> None:
     student, teacher = features((2, 6, 4, 7, 7))
     student.requires_grad_()
-    loss = triton(student, teacher, reduction="none")
+    loss = amd(student, teacher, reduction="none")
     (fused,) = torch.autograd.grad(loss, student, upstream())
     loss = reference.amd_loss(student.double(), teacher.double(), reduction="none")
     (exact,) = torch.autograd.grad(loss, student, upstream().double())
     assert relative_error(fused, exact.double()) < 5e-6
 
 
-def test_gradient_scaling_happens_before_the_cast_to_half() -> None:
+def test_gradient_scaling_happens_before_the_cast_to_half(amd: Any) -> None:
     """Gradients of 1e-9 underflow in float16; scaled upstream, as by a GradScaler, they do not."""
     student, teacher = features((2, 8, 8, 16, 16), (torch.float16, torch.float16))
     student.requires_grad_()
-    (fused,) = torch.autograd.grad(triton(student, teacher) * 2.0**20, student)
+    (fused,) = torch.autograd.grad(amd(student, teacher) * 2.0**20, student)
     exact = student.detach().double().requires_grad_()
     loss = reference.amd_loss(exact, teacher.double()) * 2.0**20
     (truth,) = torch.autograd.grad(loss, exact)
     assert relative_error(fused, truth) < 1e-3
 
 
-def test_second_derivative_raises_and_names_the_remedy() -> None:
+def test_second_derivative_raises_and_names_the_remedy(amd: Any) -> None:
     student, teacher = features((2, 6, 4, 7, 7))
     student.requires_grad_()
-    (grad,) = torch.autograd.grad(triton(student, teacher), student, create_graph=True)
+    (grad,) = torch.autograd.grad(amd(student, teacher), student, create_graph=True)
     with pytest.raises(RuntimeError, match=r'second derivatives; use backend="reference"'):
         grad.square().sum().backward()
 
 
 @pytest.mark.cuda  # Triton's interpreter keeps its state in global variables
-def test_runs_from_several_threads() -> None:
+def test_runs_from_several_threads(amd: Any) -> None:
     """DataParallel calls forward from several; their backwards meet in autograd's own."""
     pairs = [features((2, 6, 4, 7, 7), seed=seed) for seed in range(4)]
-    expected = [run(triton, *pair) for pair in pairs]
+    expected = [run(amd, *pair) for pair in pairs]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda k: run(triton, *pairs[k % 4]), range(8)))
+        results = list(pool.map(lambda k: run(amd, *pairs[k % 4]), range(8)))
     assert all(same(result, expected[k % 4]) for k, result in enumerate(results))
 
 
 @pytest.mark.parametrize("form", some(FORMS, "fused"))
-def test_backward_runs_in_another_thread_than_forward(form: str) -> None:
+def test_backward_runs_in_another_thread_than_forward(amd: Any, form: str) -> None:
     student, teacher = features(FORMS[form])
-    expected = run(triton, student, teacher)
+    expected = run(amd, student, teacher)
     student.requires_grad_()
-    loss = triton(student, teacher)
+    loss = amd(student, teacher)
     with ThreadPoolExecutor(1) as pool:
         (grad,) = pool.submit(functools.partial(torch.autograd.grad, loss, student)).result()
     assert torch.equal(grad, expected.grads[0])

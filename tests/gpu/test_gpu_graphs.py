@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from measures import run
-from on_device import FORMS, features, triton
+from on_device import FORMS, features
 from torch import Tensor, nn
 
 from amd_fused import AMDLoss
@@ -17,15 +18,17 @@ pytestmark = pytest.mark.cuda
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
 @pytest.mark.parametrize("form", FORMS)
-def test_replay_on_new_inputs_gives_their_loss_and_gradients(form: str, layout: str) -> None:
+def test_replay_on_new_inputs_gives_their_loss_and_gradients(
+    amd: Any, form: str, layout: str
+) -> None:
     student, teacher = features(FORMS[form], layout=layout)
     upstream = torch.ones((), device=student.device)
     leaves = (student.requires_grad_(), teacher.requires_grad_())
-    _warm_up(lambda: torch.autograd.grad(triton(*leaves), leaves, upstream))
+    _warm_up(lambda: torch.autograd.grad(amd(*leaves), leaves, upstream))
 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        loss = triton(*leaves)
+        loss = amd(*leaves)
         grads = torch.autograd.grad(loss, leaves, upstream)
 
     for seed, factor in ((1, 1.0), (2, -3.0)):
@@ -34,12 +37,12 @@ def test_replay_on_new_inputs_gives_their_loss_and_gradients(form: str, layout: 
             leaf.detach().copy_(values)
         upstream.fill_(factor)
         graph.replay()
-        expected = run(lambda s, t, factor=factor: triton(s, t) * factor, *fresh)
+        expected = run(lambda s, t, factor=factor: amd(s, t) * factor, *fresh)
         assert torch.equal(loss * factor, expected.loss)
         assert all(map(torch.equal, grads, expected.grads))
 
 
-def test_all_layers_of_a_call_are_captured_at_once() -> None:
+def test_all_layers_of_a_call_are_captured_at_once(amd: Any) -> None:
     def inputs(seed: int) -> list[Tensor]:
         """Two students, then their teachers."""
         pairs = [features(shape, seed=seed) for shape in ((2, 6, 4, 7, 7), (2, 4, 4, 56, 56))]
@@ -47,36 +50,36 @@ def test_all_layers_of_a_call_are_captured_at_once() -> None:
 
     static = inputs(seed=0)
     students, teachers = [a.requires_grad_() for a in static[:2]], static[2:]
-    _warm_up(lambda: torch.autograd.grad(triton(students, teachers), students))
+    _warm_up(lambda: torch.autograd.grad(amd(students, teachers), students))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        loss = triton(students, teachers)
+        loss = amd(students, teachers)
         grads = torch.autograd.grad(loss, students)
     for a, b in zip(static, inputs(seed=1), strict=True):
         a.detach().copy_(b)
     graph.replay()
-    again = triton(students, teachers)
+    again = amd(students, teachers)
     assert torch.equal(loss, again)
     assert all(map(torch.equal, grads, torch.autograd.grad(again, students)))
 
 
-def test_graphed_callable_of_the_module() -> None:
+def test_graphed_callable_of_the_module(amd: Any, backend: str) -> None:
     student, teacher = features((4, 12, 20, 14, 14))
     graphed = torch.cuda.make_graphed_callables(
-        AMDLoss(backend="triton"), (student.clone().requires_grad_(), teacher.clone())
+        AMDLoss(backend=backend), (student.clone().requires_grad_(), teacher.clone())
     )
     for seed in (1, 2):
         student, teacher = features((4, 12, 20, 14, 14), seed=seed)
-        expected = run(triton, student, teacher)
+        expected = run(amd, student, teacher)
         loss = graphed(student.requires_grad_(), teacher)
         (grad,) = torch.autograd.grad(loss, student)
         assert torch.equal(loss, expected.loss)
         assert torch.equal(grad, expected.grads[0])
 
 
-def test_captured_training_step_trains_as_the_plain_one_does() -> None:
+def test_captured_training_step_trains_as_the_plain_one_does(amd: Any) -> None:
     """Network, loss, backward and optimizer in one graph."""
-    plain, captured = (_Step() for _ in range(2))
+    plain, captured = (_Step(amd) for _ in range(2))
     before = [p.detach().clone() for p in plain.net.parameters()]
     _warm_up(captured.run)
     for _ in range(_WARM_UPS):
@@ -97,7 +100,8 @@ _WARM_UPS = 3
 
 
 class _Step:
-    def __init__(self) -> None:
+    def __init__(self, amd: Any) -> None:
+        self.amd = amd
         torch.manual_seed(0)
         self.net = nn.Conv2d(3, 6, 3).cuda()
         self.images = torch.randn(4, 3, 16, 16, device="cuda")
@@ -106,7 +110,7 @@ class _Step:
 
     def run(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        triton(self.net(self.images), self.teacher).backward()
+        self.amd(self.net(self.images), self.teacher).backward()
         self.optimizer.step()
 
 

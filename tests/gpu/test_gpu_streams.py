@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from measures import run
-from on_device import FORMS, features, same, triton
+from on_device import FORMS, features, same
 
 pytestmark = pytest.mark.cuda
 
@@ -15,25 +16,25 @@ SLEEP_CYCLES = 200_000_000  # a tenth of a second or so
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_call_waits_for_what_is_before_it_on_the_current_stream(form: str) -> None:
+def test_call_waits_for_what_is_before_it_on_the_current_stream(amd: Any, form: str) -> None:
     """On any other stream, the kernels would read before the copy that they have to wait for."""
     values, teacher = features(FORMS[form])
-    expected = run(triton, values, teacher)
+    expected = run(amd, values, teacher)
     student = torch.full_like(values, torch.nan)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(SLEEP_CYCLES)
         student.copy_(values)
-        result = run(triton, student, teacher)
+        result = run(amd, student, teacher)
     stream.synchronize()
     assert same(result, expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_two_streams_at_once_do_not_disturb_each_other(form: str) -> None:
+def test_two_streams_at_once_do_not_disturb_each_other(amd: Any, form: str) -> None:
     pairs = [features((8, *FORMS[form][1:]), seed=seed) for seed in range(2)]
-    expected = [run(triton, *pair) for pair in pairs]
+    expected = [run(amd, *pair) for pair in pairs]
     streams = [torch.cuda.Stream() for _ in pairs]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream())
@@ -41,20 +42,20 @@ def test_two_streams_at_once_do_not_disturb_each_other(form: str) -> None:
     for _ in range(10):
         for k, stream in enumerate(streams):
             with torch.cuda.stream(stream):
-                results.append((k, run(triton, *pairs[k])))
+                results.append((k, run(amd, *pairs[k])))
     torch.cuda.synchronize()
     assert all(same(result, expected[k]) for k, result in results)
 
 
-def test_threads_with_a_stream_each() -> None:
+def test_threads_with_a_stream_each(amd: Any) -> None:
     pairs = [features((16, 20, 16, 28, 28), seed=seed) for seed in range(4)]
-    expected = [run(triton, *pair) for pair in pairs]
+    expected = [run(amd, *pair) for pair in pairs]
     torch.cuda.synchronize()
 
     def several(k: int) -> bool:
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
-            results = [run(triton, *pairs[k]) for _ in range(5)]
+            results = [run(amd, *pairs[k]) for _ in range(5)]
         stream.synchronize()
         return all(same(result, expected[k]) for result in results)
 
@@ -62,15 +63,15 @@ def test_threads_with_a_stream_each() -> None:
         assert all(pool.map(several, range(4)))
 
 
-def test_backward_runs_on_the_stream_of_forward() -> None:
+def test_backward_runs_on_the_stream_of_forward(amd: Any) -> None:
     """Autograd's rule; here backward is asked for from the default stream."""
     student, teacher = features((8, 20, 16, 28, 28))
-    expected = run(triton, student, teacher)
+    expected = run(amd, student, teacher)
     student.requires_grad_()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        loss = triton(student, teacher)
+        loss = amd(student, teacher)
     torch.cuda.current_stream().wait_stream(stream)
     (grad,) = torch.autograd.grad(loss, student)
     torch.cuda.synchronize()
@@ -81,11 +82,11 @@ def test_backward_runs_on_the_stream_of_forward() -> None:
     not torch.cuda.is_available() or torch.cuda.device_count() < 2, reason="needs two GPUs"
 )
 @pytest.mark.parametrize("form", FORMS)
-def test_tensors_of_a_device_that_is_not_the_current_one(form: str) -> None:
+def test_tensors_of_a_device_that_is_not_the_current_one(amd: Any, form: str) -> None:
     student, teacher = features(FORMS[form])
-    expected = run(triton, student, teacher)
+    expected = run(amd, student, teacher)
     other = torch.device("cuda", 1)
-    result = run(triton, student.to(other), teacher.to(other))
+    result = run(amd, student.to(other), teacher.to(other))
     assert torch.cuda.current_device() == 0
     assert result.loss.device == other
     assert torch.equal(result.loss.cpu(), expected.loss.cpu())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from measures import relative_error
-from on_device import DEVICE, triton
+from on_device import DEVICE
 from torch import Tensor, nn
 
 from amd_fused import AMDLoss, DistillationLoss, FeatureHooks, reference
@@ -22,20 +23,20 @@ def networks() -> tuple[nn.Conv2d, nn.Conv2d, Tensor]:
     return student, teacher, torch.randn(2, 3, 10, 10, device=DEVICE)
 
 
-def test_autocast_needs_no_cast_by_the_caller() -> None:
+def test_autocast_needs_no_cast_by_the_caller(amd: Any) -> None:
     student_net, teacher_net, x = networks()
     with torch.autocast(DEVICE.type, HALF):
         student = student_net(x)
         with torch.no_grad():
             teacher = teacher_net(x)
-        loss = triton(student, teacher)
+        loss = amd(student, teacher)
     assert student.dtype == teacher.dtype == HALF
     assert loss.dtype == torch.float32
     exact = reference.amd_loss(student.detach().double(), teacher.double())
     assert relative_error(loss.detach(), exact) < 2e-6
 
 
-def test_scaled_gradients_train_as_unscaled_ones_do() -> None:
+def test_scaled_gradients_train_as_unscaled_ones_do(amd: Any) -> None:
     """GradScaler's factor reaches the kernel, which applies it before it rounds to half."""
     student_net, teacher_net, x = networks()
     teacher = teacher_net(x).detach()
@@ -43,7 +44,7 @@ def test_scaled_gradients_train_as_unscaled_ones_do() -> None:
     optimizer = torch.optim.SGD(student_net.parameters(), lr=1.0)
     with torch.autocast(DEVICE.type, HALF):
         student = student_net(x)
-        loss = triton(student, teacher)
+        loss = amd(student, teacher)
     student.retain_grad()
     scaler.scale(loss).backward()
 
@@ -61,14 +62,14 @@ def test_scaled_gradients_train_as_unscaled_ones_do() -> None:
     assert torch.isfinite(student_net.weight).all()
 
 
-def test_overflow_is_seen_by_the_gradient_scaler() -> None:
+def test_overflow_is_seen_by_the_gradient_scaler(amd: Any) -> None:
     student_net, _, x = networks()
     scaler = torch.amp.GradScaler(DEVICE.type, init_scale=2.0**12)
     optimizer = torch.optim.SGD(student_net.parameters(), lr=1.0)
     before = student_net.weight.detach().clone()
     student = student_net(x)
     teacher = torch.full_like(student, torch.inf).detach()
-    scaler.scale(triton(student, teacher)).backward()
+    scaler.scale(amd(student, teacher)).backward()
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() == 2.0**11
@@ -88,11 +89,11 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def test_ddp_gives_the_gradients_of_the_plain_network(process_group: None) -> None:
+def test_ddp_gives_the_gradients_of_the_plain_network(backend: str, process_group: None) -> None:
     student_net, teacher_net, x = networks()
     labels = torch.zeros(len(x), dtype=torch.long, device=DEVICE)
     model = nn.Sequential(student_net, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    objective = DistillationLoss(kd_weight=0, feature_loss=AMDLoss(backend="triton"))
+    objective = DistillationLoss(kd_weight=0, feature_loss=AMDLoss(backend=backend))
     teacher = teacher_net(x).detach()
     grads = []
     for trained in (model, nn.parallel.DistributedDataParallel(model)):

@@ -1,15 +1,19 @@
 """Benchmarks: `python -m benchmarks`, and what it measures by name.
 
-| command | what it measures |
+| command | what it does |
 |---|---|
 | `losses` (default) | time and memory of the losses against their peers and a plain copy |
+| `scaling` | the same, as the batch and the maps grow |
 | `host` | what a call costs the host: Python, dispatcher, launches |
 | `training` | a whole distillation step: images per second, memory |
+| `report` | tables and pictures of result files |
+| `compare` | what changed from one result file to another, told from noise |
+| `all` | losses, scaling, host, pytest-benchmark and the report: `make bench` |
 | `gpu` | all of this and the GPU tests, on a machine with an NVIDIA GPU: `make gpu` |
 
 harness.py measures, and one file a loss (amd.py) says what: a function
-``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py. results/ holds the
-JSON files.
+``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py. bench_loss.py is for
+pytest-benchmark. results/ holds the JSON files.
 """
 
 import os

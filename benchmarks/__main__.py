@@ -1,4 +1,4 @@
-"""`python -m benchmarks [losses | host | training | gpu] ...`; without a name, losses."""
+"""`python -m benchmarks [COMMAND] ...`, one module a command; without a name, losses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("losses", "host", "training", "gpu")
+COMMANDS = ("losses", "scaling", "host", "training", "report", "compare", "all", "gpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,6 +14,7 @@ import amd_fused
 from amd_fused import _backends
 from benchmarks.shapes import Shape
 from benchmarks.subject import (
+    ATTENTION,
     AUTOTUNED,
     COMPILED,
     EAGER,
@@ -22,6 +24,8 @@ from benchmarks.subject import (
     input_sets,
 )
 
+# Fused backends by the type of the device.
+FUSED = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 # The loss's weight in the objective, gamma = 5000, and a scale that a GradScaler might settle on:
@@ -58,11 +62,9 @@ def variants(device: torch.device) -> list[Variant]:
     # Kernels for this case's sizes alone, which is the peer's best; none left from the case before.
     torch.compiler.reset()
     compiled = torch.compile(amd_fused.reference.amd_loss, dynamic=False)
-    backend = _backends.choose("benchmarks", "auto", device.type)
     paper = amd_fused.reference.amd_loss
     released = partial(amd_fused.reference.amd_loss, formula="released", local_weight=0.0)
-    made = [
-        Variant("amd_fused", f"amd_fused ({backend})", amd_fused.amd_loss, paper, peer=False),
+    peers = [
         Variant(EAGER, "eager reference", paper, paper),
         Variant(COMPILED, "torch.compile reference", compiled, paper, compiles=True),
         Variant("released", "released style, global only", released_style, released),
@@ -71,8 +73,39 @@ def variants(device: torch.device) -> list[Variant]:
         mode = "max-autotune-no-cudagraphs"
         autotuned = torch.compile(paper, dynamic=False, mode=mode)
         title = "torch.compile max-autotune"
-        made.insert(3, Variant(AUTOTUNED, title, autotuned, paper, compiles=True))
+        peers.insert(2, Variant(AUTOTUNED, title, autotuned, paper, compiles=True))
+    return [*ours(device), *peers, *attention_part(device)]
+
+
+def ours(device: torch.device) -> list[Variant]:
+    """The fused backends that can run here; first, as "amd_fused", the one that a plain call gets.
+
+    With AMD_FUSED_BACKEND set, that one alone.
+    """
+    paper = amd_fused.reference.amd_loss
+    first = _backends.choose("benchmarks", "auto", device.type)
+    made = [Variant("amd_fused", f"amd_fused ({first})", amd_fused.amd_loss, paper, peer=False)]
+    if os.environ.get(_backends.ENVIRONMENT_VARIABLE):
+        return made
+    states = amd_fused.backends()
+    for name in FUSED.get(device.type, ()):
+        if name != first and states[name] == "usable":
+            loss = partial(amd_fused.amd_loss, backend=name)
+            made.append(
+                Variant(f"amd_fused_{name}", f"amd_fused ({name})", loss, paper, peer=False)
+            )
     return made
+
+
+def attention_part(device: torch.device) -> list[Variant]:
+    """The second term of Eq. 7 alone, ours and in plain PyTorch: the same numbers."""
+    backend = _backends.choose("benchmarks", "auto", device.type)
+    term = partial(amd_fused.amd_loss, component_weights=(0.0, 3.0, 0.0), local_weight=0.0)
+    title = f"amd_fused ({backend}), attention part"
+    return [
+        Variant("attention", title, term, plain_at, peer=False, part=ATTENTION),
+        Variant("at", "plain AT loss, attention part", plain_at, plain_at, part=ATTENTION),
+    ]
 
 
 def features(
@@ -95,6 +128,20 @@ def features(
         student=[draw(p.c_student, p.height, p.width).requires_grad_() for p in shape.pairs],
         teacher=[draw(p.c_teacher, p.height, p.width) for p in shape.pairs],
     )
+
+
+def plain_at(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Attention transfer: mean squared difference of ``normalize(mean_c A^2)``, mean over layers.
+
+    In float32 at least, as autocast has ``pow`` computed on a GPU.
+    """
+
+    def attention(a: Tensor) -> Tensor:
+        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+        return F.normalize(wide.pow(2).mean(1).flatten(1), dim=1)
+
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([F.mse_loss(attention(a_s), attention(a_t)) for a_s, a_t in pairs]).mean()
 
 
 def released_style(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:

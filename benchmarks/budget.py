@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from typing import Any
 
@@ -25,13 +26,15 @@ class Budget:
         self._end = None if seconds is None else time.monotonic() + seconds
         self._cases_left = cases
         self._first_call = dict(_FIRST_GUESS)
-        self._case_seconds = _CASE_GUESS
+        self._case_seconds = [_CASE_GUESS]
+        self._seen = 0
 
     def refusal(self, variant: Variant) -> str:
         """Why the variant is left out of the case that is next; empty if it is not."""
         if self._end is None or not variant.compiles:
             return ""
-        left = self._end - time.monotonic() - self._cases_left * self._case_seconds
+        others = self._cases_left * statistics.mean(self._case_seconds)
+        left = self._end - time.monotonic() - others
         needed = self._first_call.get(variant.key, max(_FIRST_GUESS.values()))
         if needed <= left:
             return ""
@@ -44,4 +47,6 @@ class Budget:
             if variant["key"] in self._first_call and variant["first_call_ms"] is not None:
                 self._first_call[variant["key"]] = 1e-3 * variant["first_call_ms"]
                 seconds -= 1e-3 * variant["first_call_ms"]
-        self._case_seconds = seconds
+        # In place of the guess, then beside the others: cases differ in size.
+        self._case_seconds = [*self._case_seconds[: self._seen], seconds]
+        self._seen += 1

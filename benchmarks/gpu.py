@@ -1,4 +1,4 @@
-"""Run everything that needs a GPU: build, tests, benchmarks, compute-sanitizer; a summary last.
+"""Run everything that needs a GPU: build, tests, benchmarks, compute-sanitizer; a report last.
 
 For a machine that has PyTorch with CUDA and where nothing can be installed. A step that fails stops
 no other; the exit status tells. With --dry-run the same steps run on a CPU, in Triton's interpreter
@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,14 +20,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, host, results, table, training
-from benchmarks.steps import SECONDS, Outcome, Step, run
+from benchmarks import environment, host, report, results, steps, table, training
+from benchmarks.results import beside
+from benchmarks.steps import SECONDS, Outcome, Step
 
 TESTS = "tests/gpu"
 SMALL_SET = f"{TESTS}/small_set.py"
 STEPS = (
     *("build", "tests", "host", "training"),
-    *("small-set", "memcheck", "racecheck", "losses"),
+    *("small-set", "memcheck", "racecheck", "initcheck", "losses", "scaling", "report"),
 )
 _ARGUMENTS = {
     "host": ("--device=cuda",),
@@ -36,15 +36,19 @@ _ARGUMENTS = {
         *("--device=cuda", f"--seconds={SECONDS}", "--dtypes", "float32", "bfloat16"),
         *("--shapes", "cifar-wrn", "imagenet-resnet", "detection"),
     ),
-    "training": ("--device=cuda",),
+    "scaling": ("--device=cuda", f"--seconds={SECONDS}", "--min-time=1"),
+    # No time for compiled peers, which the losses' table has.
+    "training": ("--device=cuda", "--seconds=0", "--min-time=5"),
 }
 _DRY_ARGUMENTS = {
     "host": ("--device=cpu", "--min-time=0"),
     "losses": (
         *("--device=cpu", "--seconds=0", "--min-time=0"),
         *("--shapes", "tiny", "--layouts", "channels_last"),
+        *("--variants", "amd_fused", "eager", "compile", "at"),
     ),
-    "training": ("--device=cpu", "--settings=tiny-amp", "--min-time=0"),
+    "scaling": ("--device=cpu", "--seconds=0", "--min-time=0", "--tiny"),
+    "training": ("--device=cpu", "--settings=tiny-amp", "--seconds=0", "--min-time=0"),
 }
 _DRY_VARIABLES = {
     "TRITON_INTERPRET": "1",
@@ -71,25 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = environment.describe(torch.device("cpu" if options.dry_run else "cuda"))
     options.out.mkdir(parents=True, exist_ok=True)
     prefix = options.out.resolve() / environment.file_stem(machine)
-    end = time.monotonic() + options.seconds
-    steps = [s for s in all_steps(options.dry_run, prefix) if s.name in options.steps]
-    with path_of(prefix, "log").open("w", buffering=1) as log:
-        outcomes = [run(step, end - time.monotonic(), log) for step in steps]
+    chosen = [s for s in all_steps(options.dry_run, prefix) if s.name in options.steps]
+    with prefix.with_name(f"{prefix.name}.log").open("w", buffering=1) as log:
+        outcomes = steps.run_all(chosen, options.seconds, log)
     summary = {
         "schema": results.SCHEMA,
+        "command": "gpu",
         "environment": machine,
         "dry_run": options.dry_run,
         "steps": [asdict(outcome) for outcome in outcomes],
     }
-    results.write(summary, path_of(prefix, "summary.json"))
+    results.write(summary, beside(prefix, "summary.json"))
     print("", table.render_environment(machine), "", *render(outcomes, prefix), sep="\n")
     print(f"\nwritten to {prefix}*")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
-
-
-def path_of(prefix: Path, what: str) -> Path:
-    """The file ``<device>-<date>-<what>``, or ``<device>-<date>.log``."""
-    return prefix.with_name(f"{prefix.name}{'-' if '.' in what else '.'}{what}")
 
 
 def render(outcomes: Sequence[Outcome], prefix: Path) -> list[str]:
@@ -101,21 +100,23 @@ def render(outcomes: Sequence[Outcome], prefix: Path) -> list[str]:
     }
     blocks = []
     for name, show in shown.items():
-        path = path_of(prefix, f"{name}.json")
+        path = beside(prefix, f"{name}.json")
         if path.exists():
             blocks += [show(json.loads(path.read_text())["cases"]), ""]
-    rows = [(o.name, o.status, f"{o.seconds:.0f}", o.note) for o in outcomes]
-    return [*blocks, *table.lines(("step", "status", "seconds", "note"), rows)]
+    return [*blocks, *steps.render(outcomes)]
 
 
 def all_steps(dry: bool, prefix: Path) -> list[Step]:
-    """In the order of ``STEPS``; the losses take the time that is left, for compiling peers."""
+    """In the order of ``STEPS``; the losses take the time that is left, for compiling peers.
+
+    Besides what is reserved for how their cost grows, and for the report of what was measured.
+    """
     arguments = _DRY_ARGUMENTS if dry else _ARGUMENTS
     variables = _DRY_VARIABLES if dry else {}
     not_dry = "dry run" if dry else ""
 
     def benchmark(name: str, seconds: float, **options: Any) -> Step:
-        output = str(path_of(prefix, f"{name}.json"))
+        output = str(beside(prefix, f"{name}.json"))
         command = (sys.executable, "-m", "benchmarks", name, "--output", output, *arguments[name])
         return Step(name, command, seconds, **options)
 
@@ -126,19 +127,24 @@ def all_steps(dry: bool, prefix: Path) -> list[Step]:
         return Step(tool, command, 60, missing, refused=_SANITIZER_REFUSED)
 
     build = (sys.executable, "setup.py", "build_ext", "--inplace")
-    tests = (*_pytest(dry), f"--junitxml={path_of(prefix, 'tests.xml')}")
+    tests = (*_pytest(dry), f"--junitxml={beside(prefix, 'tests.xml')}")
+    measured = [str(beside(prefix, f"{name}.json")) for name in _ARGUMENTS]
+    reported = (sys.executable, "-m", "benchmarks", "report", "--skip-missing", *measured)
     return [
-        # Only the comparison with the C++ kernel needs it.
-        Step("build", build, 90, not_dry, counts=False),
+        # The CUDA kernels, where there is nvcc, and the C++ ones. What is missing, tests say.
+        Step("build", build, 120, not_dry, counts=False),
         Step("tests", tests, 180, variables=variables),
         # No variables: its launches are left out where there is no GPU.
         benchmark("host", 30),
-        benchmark("training", 75, variables=variables),
+        benchmark("training", 95, variables=variables),
         # Without the sanitizer first, which then finds the kernels compiled.
         Step("small-set", (sys.executable, SMALL_SET), 30, variables=variables),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
-        benchmark("losses", _ALL_SECONDS, variables=variables),
+        sanitizer("initcheck"),
+        benchmark("losses", _ALL_SECONDS, reserved=60.0, variables=variables),
+        benchmark("scaling", 75, reserved=45.0),
+        Step("report", (*reported, "--out", str(prefix.parent)), 30, reserved=report.SECONDS),
     ]
 
 

@@ -21,7 +21,7 @@ import torch
 from benchmarks import environment, graphs, parity, trace
 from benchmarks.clock import Clock, HostClock, Mark, Step, clock_of
 from benchmarks.parity import Answer, Verdict
-from benchmarks.subject import COMPILED, EAGER, Case, Loss, Variant
+from benchmarks.subject import COMPILED, EAGER, WHOLE, Case, Loss, Variant
 
 # Key of a variant's graph among the steps that take turns.
 _GRAPH = "{} in a graph"
@@ -62,10 +62,11 @@ class Copy:
         self._target.copy_(self._source)
         mark()
 
-    def record(self, seconds: Sequence[float]) -> dict[str, Any]:
+    def record(self, seconds: Sequence[float], calls_per_turn: int) -> dict[str, Any]:
         return {
             "buffer_bytes": self.buffer_bytes,
             "ms": spread(seconds),
+            "rounds_ms": by_round(seconds, calls_per_turn),
             "bytes_per_second": 2 * self.buffer_bytes / statistics.median(seconds),
         }
 
@@ -104,7 +105,8 @@ def measure(
     times = interleave(steps, settings, clock_of(case.device))
     host = _host_times({v.key: steps[v.key] for v in accepted}, case.device)
 
-    copy_record = copy.record([seconds for (seconds,) in times.pop("copy")])
+    calls = settings.calls_per_turn
+    copy_record = copy.record([seconds for (seconds,) in times.pop("copy")], calls)
     ideal = {
         "forward": case.ideal.forward,
         "backward": case.ideal.backward,
@@ -132,13 +134,14 @@ def measure(
                 "key": v.key,
                 "title": v.title,
                 "peer": v.peer,
+                "part": v.part,
                 **asdict(verdicts[v.key]),
                 "peak_extra_bytes": peaks.get(v.key),
                 "launches": launches.get(v.key),
-                **_stages(times.get(v.key)),
+                **_stages(times.get(v.key), calls),
                 "host_ms": host.get(v.key),
-                "graph": _graph(v.key, captured, times, len(case.inputs), floor_ms["total"]),
-                "ratios": _ratios(times, v.key, floor_ms["total"]),
+                "graph": _graph(v.key, captured, times, calls, len(case.inputs), floor_ms["total"]),
+                "ratios": _ratios(times, v, floor_ms["total"]),
             }
             for v in case.variants
         ],
@@ -175,6 +178,16 @@ def spread(seconds: Sequence[float]) -> dict[str, float | int]:
     return {"median": median, "q1": q1, "q3": q3, "min": min(values), "n": len(values)}
 
 
+def by_round(seconds: Sequence[float], calls_per_turn: int) -> list[float]:
+    """Milliseconds of each round of :func:`interleave`, in order: the median of its calls.
+
+    Five digits, which is finer than any clock here.
+    """
+    starts = range(0, len(seconds), calls_per_turn)
+    turns = [statistics.median(seconds[i : i + calls_per_turn]) for i in starts]
+    return [float(f"{1e3 * turn:.5g}") for turn in turns]
+
+
 def _verdict(variant: Variant, case: Case, right: Answer, refusal: str) -> Verdict:
     return Verdict("left out", refusal) if refusal else parity.check(variant, case, right)
 
@@ -204,41 +217,51 @@ def _graph(
     key: str,
     captured: dict[str, tuple[Verdict, graphs.Replay | None]],
     times: dict[str, list[tuple[float, ...]]],
-    calls: int,
+    calls_per_turn: int,
+    sets: int,
     floor_ms: float,
 ) -> dict[str, Any] | None:
     if key not in captured:
         return None
     verdict, _ = captured[key]
-    replays = times.get(_GRAPH.format(key))
-    total = spread([seconds / calls for (seconds,) in replays]) if replays else None
+    # A replay is a call on each set of inputs.
+    calls = [seconds / sets for (seconds,) in times.get(_GRAPH.format(key), ())]
+    total = spread(calls) if calls else None
     return {
         "status": verdict.status,
         "reason": verdict.reason,
         "total_ms": total,
+        "rounds_ms": by_round(calls, calls_per_turn) if calls else None,
         "times_floor": total["median"] / floor_ms if total else None,
     }
 
 
-def _stages(times: list[tuple[float, ...]] | None) -> dict[str, dict[str, float | int] | None]:
+def _stages(times: list[tuple[float, ...]] | None, calls_per_turn: int) -> dict[str, Any]:
     if times is None:
-        return {"forward_ms": None, "backward_ms": None, "total_ms": None}
+        return dict.fromkeys(("forward_ms", "backward_ms", "total_ms", "rounds_ms"))
+    stages = {
+        "forward": [forward for forward, _ in times],
+        "backward": [total - forward for forward, total in times],
+        "total": [total for _, total in times],
+    }
     return {
-        "forward_ms": spread([forward for forward, _ in times]),
-        "backward_ms": spread([total - forward for forward, total in times]),
-        "total_ms": spread([total for _, total in times]),
+        **{f"{stage}_ms": spread(seconds) for stage, seconds in stages.items()},
+        "rounds_ms": {s: by_round(seconds, calls_per_turn) for s, seconds in stages.items()},
     }
 
 
 def _ratios(
-    times: dict[str, list[tuple[float, ...]]], key: str, floor_ms: float
+    times: dict[str, list[tuple[float, ...]]], variant: Variant, floor_ms: float
 ) -> dict[str, float | None] | None:
     """Of the medians of forward + backward; above 1 in a speedup is faster than that peer."""
     totals = {k: 1e3 * statistics.median(call[-1] for call in v) for k, v in times.items()}
-    if key not in totals:
+    if variant.key not in totals:
         return None
+    total = totals[variant.key]
+    # These peers compute the whole loss.
+    whole = totals if variant.part == WHOLE else {}
     return {
-        "speedup_over_eager": totals[EAGER] / totals[key] if EAGER in totals else None,
-        "speedup_over_compile": totals[COMPILED] / totals[key] if COMPILED in totals else None,
-        "times_floor": totals[key] / floor_ms,
+        "speedup_over_eager": whole[EAGER] / total if EAGER in whole else None,
+        "speedup_over_compile": whole[COMPILED] / total if COMPILED in whole else None,
+        "times_floor": total / floor_ms,
     }

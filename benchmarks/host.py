@@ -21,10 +21,10 @@ import amd_fused
 from amd_fused import _backends, _margin
 from benchmarks import amd, parity, results, table
 from benchmarks.clock import HostClock, Mark, Step
-from benchmarks.harness import Settings, interleave, spread
+from benchmarks.harness import Settings, by_round, interleave, spread
 from benchmarks.parity import Verdict
 from benchmarks.shapes import Pair, Shape
-from benchmarks.subject import COMPILED, EAGER, Case, Loss, Variant
+from benchmarks.subject import ATTENTION, EAGER, WHOLE, Case, Loss
 
 SHAPE = Shape(
     "three tiny pairs",
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for. 1 if a variant of ours was wrong or failed, else 0."""
     options = parser().parse_args(arguments)
     settings = Settings(options.min_time, min_rounds=5, calls_per_turn=20)
-    result = results.new(options.device, settings=vars(settings), cases=[])
+    result = results.new("host", options.device, settings=vars(settings), cases=[])
     path = results.path_of("host", result, options.output)
     print(table.render_environment(result["environment"]), LEGEND, sep="\n\n", end="\n\n")
     record = measure(options.device, settings, options.compile)
@@ -68,7 +68,7 @@ def measure(device: torch.device, settings: Settings, compiled: bool = False) ->
         dtype=torch.float32,
         inputs=[amd.features(SHAPE, "nchw", torch.float32, device, seed=0)],
         ideal=SHAPE.ideal_bytes(torch.float32, device),
-        variants=_variants(device, compiled),
+        variants=[v for v in amd.variants(device) if compiled or not v.compiles],
     )
     right = parity.right_answers(case)
     verdicts = {v.key: parity.check(v, case, right[v.oracle]) for v in case.variants}
@@ -88,7 +88,8 @@ def measure(device: torch.device, settings: Settings, compiled: bool = False) ->
                 steps[key] = step
         times = interleave(steps, settings, HostClock(device))
     peers = {v.key for v in case.variants if v.peer}
-    eager = _microseconds(times[EAGER])["total_us"]["median"] if EAGER in times else None
+    parts = {v.key: v.part for v in case.variants}
+    eager = spread([total for *_, total in times[EAGER]])["median"] if EAGER in times else None
     return {
         "subject": "host",
         "shape": SHAPE.name,
@@ -98,9 +99,14 @@ def measure(device: torch.device, settings: Settings, compiled: bool = False) ->
                 "key": key,
                 "title": title,
                 "peer": key in peers,
+                "part": parts.get(key, WHOLE),
                 "status": verdicts[key].status,
                 "reason": verdicts[key].reason,
-                **_figures(times.get(key), eager),
+                **_figures(
+                    times.get(key),
+                    settings.calls_per_turn,
+                    None if parts.get(key) == ATTENTION else eager,
+                ),
             }
             for key, title in titles.items()
         ],
@@ -126,19 +132,6 @@ def render(record: dict[str, Any]) -> str:
             )
         )
     return "\n".join([title, "", *table.lines(HEADER, rows), *([""] if notes else []), *notes])
-
-
-def _variants(device: torch.device, compiled: bool) -> list[Variant]:
-    paper = amd_fused.reference.amd_loss
-    backend = _backends.choose("benchmarks", "auto", device.type)
-    made = [
-        Variant("amd_fused", f"amd_fused ({backend})", amd_fused.amd_loss, paper, peer=False),
-        Variant(EAGER, "eager reference", paper, paper),
-    ]
-    if compiled:
-        loss = torch.compile(paper, dynamic=False)
-        made.append(Variant(COMPILED, "torch.compile reference", loss, paper, compiles=True))
-    return made
 
 
 class _Switch:
@@ -211,22 +204,23 @@ def _launch_path(case: Case, mark: Mark) -> None:
     del gradients
 
 
-def _figures(times: list[tuple[float, ...]] | None, eager_us: float | None) -> dict[str, Any]:
+def _figures(
+    times: list[tuple[float, ...]] | None, calls_per_turn: int, eager_ms: float | None
+) -> dict[str, Any]:
     if times is None:
-        return dict.fromkeys(("forward_us", "backward_us", "total_us", "times_eager"))
-    figures = _microseconds(times)
-    share = figures["total_us"]["median"] / eager_us if eager_us else None
-    return {**figures, "times_eager": share}
-
-
-def _microseconds(times: list[tuple[float, ...]]) -> dict[str, dict[str, float | int]]:
-    seconds = {
-        "forward_us": [forward for forward, _ in times],
-        "backward_us": [total - forward for forward, total in times],
-        "total_us": [total for _, total in times],
+        return dict.fromkeys(("forward_us", "backward_us", "total_us", "rounds_ms", "times_eager"))
+    stages = {
+        "forward": [forward for forward, _ in times],
+        "backward": [total - forward for forward, total in times],
+        "total": [total for _, total in times],
     }
     # `spread` gives milliseconds.
-    return {name: spread([1e3 * s for s in values]) for name, values in seconds.items()}
+    figures = {f"{stage}_us": spread([1e3 * s for s in values]) for stage, values in stages.items()}
+    return {
+        **figures,
+        "rounds_ms": {s: by_round(values, calls_per_turn) for s, values in stages.items()},
+        "times_eager": 1e-3 * figures["total_us"]["median"] / eager_ms if eager_ms else None,
+    }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -16,7 +17,7 @@ from benchmarks import amd, results, table
 from benchmarks.budget import Budget
 from benchmarks.harness import Copy, Settings, measure
 from benchmarks.shapes import SHAPES
-from benchmarks.subject import Variant
+from benchmarks.subject import Case, Variant
 
 SUBJECTS = {"amd": amd.case}
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -27,29 +28,51 @@ _SETTINGS = {
 }
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One case to be measured: its name on the screen, how it is made, what its record adds."""
+
+    name: str
+    make: Callable[[], Case]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line asks for; see :func:`status`."""
     options = parser().parse_args(arguments)
+    entries = [
+        Entry(
+            f"{shape}, {layout}, {dtype}",
+            partial(
+                SUBJECTS[subject], SHAPES[shape], layout, getattr(torch, dtype), options.device
+            ),
+        )
+        for subject, shape, layout, dtype in cases(options)
+    ]
+    return run("losses", entries, options)
+
+
+def run(command: str, entries: Sequence[Entry], options: argparse.Namespace) -> int:
+    """Measures all entries, with what :func:`add_arguments` asks for, into one result file."""
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = options.device
     settings = _SETTINGS[device.type]
     if options.min_time is not None:
         settings = Settings(options.min_time, settings.min_rounds, settings.calls_per_turn)
-    result = results.new(device, settings=vars(settings), cases=[])
-    path = results.path_of("losses", result, options.output)
+    result = results.new(command, device, settings=vars(settings), cases=[])
+    path = results.path_of(command, result, options.output)
     machine = result["environment"]
     print(table.render_environment(machine), table.legend(device), sep="\n\n", end="\n\n")
 
     copy = Copy(device)
-    names = cases(options)
-    budget = Budget(options.seconds, len(names))
-    for subject, shape, layout, dtype in names:
-        print(f"measuring {shape}, {layout}, {dtype}", file=sys.stderr, flush=True)
+    budget = Budget(options.seconds, len(entries))
+    for entry in entries:
+        print(f"measuring {entry.name}", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        case = SUBJECTS[subject](SHAPES[shape], layout, getattr(torch, dtype), device)
+        case = entry.make()
         case = replace(case, variants=chosen(case.variants, options.variants))
-        record = measure(case, copy, settings, budget.refusal)
+        record = measure(case, copy, settings, budget.refusal) | entry.more
         del case
         budget.spent(record, time.perf_counter() - start)
         result["cases"].append(record)
@@ -74,7 +97,7 @@ def chosen(variants: list[Variant], keys: Sequence[str] | None) -> list[Variant]
     known = [variant.key for variant in variants]
     if unknown := set(keys or ()).difference(known):
         raise SystemExit(
-            f"benchmarks losses: --variants must be of {', '.join(known)}, "
+            f"benchmarks: --variants must be of {', '.join(known)}, "
             f"got {', '.join(sorted(unknown))}"
         )
     return [variant for variant in variants if keys is None or variant.key in keys]
@@ -95,7 +118,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks [losses]",
         description=__doc__,
-        epilog="Other commands, each with its own --help: host, training, gpu.",
+        epilog="Other commands, each with its own --help: scaling, host, training, report, "
+        "compare, all, gpu.",
     )
     made.add_argument(
         "--shapes",
@@ -104,8 +128,18 @@ def parser() -> argparse.ArgumentParser:
         default=["cifar-wrn", "imagenet-resnet"],
         help="; ".join(f"{shape.name}: {shape.note}" for shape in SHAPES.values()),
     )
+    add_arguments(made, list(amd.LAYOUTS))
+    return made
+
+
+def add_arguments(made: argparse.ArgumentParser, layouts: list[str]) -> None:
+    """The options of all commands that measure cases of losses."""
     made.add_argument(
-        "--layouts", nargs="+", choices=amd.LAYOUTS, default=list(amd.LAYOUTS), help="default: both"
+        "--layouts",
+        nargs="+",
+        choices=amd.LAYOUTS,
+        default=layouts,
+        help=f"default: {' '.join(layouts)}",
     )
     made.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, default=["float32"], help="default: float32"
@@ -128,4 +162,3 @@ def parser() -> argparse.ArgumentParser:
         help="for all, compiling included: leaves compiled peers out where it would take longer",
     )
     results.add_arguments(made)
-    return made

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from benchmarks import table
 
 ROOT = Path(__file__).parent.parent
 SECONDS = "{seconds}"
@@ -33,6 +35,7 @@ class Step:
         seconds: it is stopped after so long, or when the time for all is over.
         missing: why it cannot run here; empty if it can.
         counts: whether its failure is the whole run's.
+        reserved: seconds that the steps before it leave to it.
         refused: in its output, this means that the machine does not let it run.
         variables: of its environment, beside those of this process.
     """
@@ -42,6 +45,7 @@ class Step:
     seconds: float
     missing: str = ""
     counts: bool = True
+    reserved: float = 0.0
     refused: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -59,6 +63,22 @@ class Outcome:
     @property
     def failed(self) -> bool:
         return self.counts and self.status in ("failed", "timed out")
+
+
+def run_all(steps: Sequence[Step], seconds: float, log: IO[str]) -> list[Outcome]:
+    """One after the other, in so many seconds together."""
+    end = time.monotonic() + seconds
+    outcomes = []
+    for i, step in enumerate(steps):
+        later = sum(other.reserved for other in steps[i + 1 :] if not other.missing)
+        outcomes.append(run(step, end - time.monotonic() - later, log))
+    return outcomes
+
+
+def render(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line a step."""
+    rows = [(o.name, o.status, f"{o.seconds:.0f}", o.note) for o in outcomes]
+    return table.lines(("step", "status", "seconds", "note"), rows)
 
 
 def run(step: Step, seconds_left: float, log: IO[str]) -> Outcome:

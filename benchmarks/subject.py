@@ -13,6 +13,8 @@ from benchmarks.shapes import IdealBytes
 
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
+# What most variants compute, and what one term of it, attention transfer, computes alone.
+WHOLE, ATTENTION = "whole", "attention"
 # Keys of the variants that the others of their case are compared with.
 EAGER, COMPILED, AUTOTUNED = "eager", "compile", "max-autotune"
 
@@ -36,6 +38,7 @@ class Variant:
         oracle: gives the right answer when called with float64 features.
         peer: not ours; that it fails is no failure of the run.
         compiles: its first call takes many seconds.
+        part: of the loss; only variants of one part are compared with each other.
     """
 
     key: str
@@ -44,6 +47,7 @@ class Variant:
     oracle: Loss
     peer: bool = True
     compiles: bool = False
+    part: str = WHOLE
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ def input_sets(bytes_of_one: int, device: torch.device) -> int:
     """How many sets of inputs to rotate through.
 
     Together at least four times the last-level cache, so that no call finds its inputs there
-    because an earlier one read them, as far as 2 GiB and 64 sets suffice; two sets in any case.
+    because an earlier one read them, as far as 2 GiB and 128 sets suffice; two sets in any case.
     """
     wanted = -(-4 * environment.last_level_cache_bytes(device) // bytes_of_one)
     affordable = 2 * 2**30 // bytes_of_one
-    return max(2, min(wanted, affordable, 64))
+    return max(2, min(wanted, affordable, 128))

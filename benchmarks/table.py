@@ -71,7 +71,7 @@ def render_case(case: dict[str, Any]) -> str:
 def render_ours(cases: Sequence[dict[str, Any]]) -> str:
     """Our own variants of many cases in one table, a row each."""
     rows = [
-        (_name(case), variant, case)
+        (f"{_name(case)}: {variant['title'].removeprefix('amd_fused ')}", variant, case)
         for case in cases
         for variant in case["variants"]
         if not variant["peer"]

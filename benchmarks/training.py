@@ -1,32 +1,35 @@
-"""Time a whole distillation step: with the fused loss, with the eager one, and with KD alone."""
+"""Time a whole distillation step: with the fused loss, with its peers, and with KD alone."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
+import time
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 import amd_fused
-from benchmarks import parity, results, table, trace
+from benchmarks import amd, parity, results, table, trace
+from benchmarks.budget import Budget
 from benchmarks.clock import Mark, Step, clock_of
-from benchmarks.harness import Settings, interleave, spread
+from benchmarks.harness import Settings, by_round, interleave, spread
 from benchmarks.networks import SETTINGS, Setting
+from benchmarks.parity import Verdict
+from benchmarks.subject import WHOLE, Loss, Variant
 
 LEGEND = (
     "A step: teacher forward, student forward, Eq. 8 (or KD alone), backward, SGD. peak: memory "
     "allocated at the highest above what is there between steps (networks, optimizer, images)."
 )
 HEADER = ("objective", "step ms (quartiles)", "images/s", "over KD alone", "peak MiB")
-OBJECTIVES = {
-    "amd_fused": ("KD + amd_fused", amd_fused.AMDLoss),
-    "eager": ("KD + eager reference", partial(amd_fused.AMDLoss, backend="reference")),
-    "kd": ("KD alone", None),
-}
+# Without a feature loss.
+KD = "kd"
+FIGURES = ("step_ms", "rounds_ms", "images_per_second", "peak_extra_bytes")
 WARM_UP_STEPS = 3
 _SETTINGS = {
     "cpu": Settings(min_time=60.0, min_rounds=3, calls_per_turn=2),
@@ -42,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(options.min_time, settings.min_rounds, settings.calls_per_turn)
     # As training scripts set it, where all images have one size.
     torch.backends.cudnn.benchmark = True
-    result = results.new(options.device, settings=vars(settings), cases=[])
+    result = results.new("training", options.device, settings=vars(settings), cases=[])
     path = results.path_of("training", result, options.output)
     print(table.render_environment(result["environment"]), LEGEND, sep="\n\n", end="\n\n")
+    budget = Budget(options.seconds, len(options.settings))
     for name in options.settings:
         print(f"measuring {name}", file=sys.stderr, flush=True)
-        record = measure(SETTINGS[name], options.device, settings)
+        start = time.perf_counter()
+        record = measure(SETTINGS[name], options.device, settings, budget)
+        budget.spent(record, time.perf_counter() - start)
         result["cases"].append(record)
         results.write(result, path)
         print(render(record), end="\n\n", flush=True)
@@ -55,13 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result["finished"] = True
     results.write(result, path)
     print(f"written to {path}")
-    return 1 if {"refused", "failed"} & {case["status"] for case in result["cases"]} else 0
+    ours = [v for case in result["cases"] for v in [case, *case["variants"]] if not v.get("peer")]
+    return 1 if {"refused", "failed"} & {v["status"] for v in ours} else 0
 
 
 class Training:
-    """A student with its teacher, optimizer and objective, and one batch of random images."""
+    """A student with its teacher, optimizer and objective, and one batch of random images.
 
-    def __init__(self, setting: Setting, objective: str, device: torch.device) -> None:
+    Without a ``loss`` of the features the objective is KD alone.
+    """
+
+    def __init__(self, setting: Setting, loss: Loss | None, device: torch.device) -> None:
         torch.manual_seed(0)
         self.setting, self.device = setting, device
         self.student, self.teacher = (
@@ -69,15 +79,14 @@ class Training:
             for network in setting.networks()
         )
         self.teacher.eval()
-        _, make_loss = OBJECTIVES[objective]
+        self.loss = loss
         self.objective = amd_fused.DistillationLoss(
-            feature_weight=5000.0 if make_loss else 0.0,
-            feature_loss=make_loss() if make_loss else None,
+            feature_weight=5000.0 if loss else 0.0, feature_loss=loss
         )
         self.hooks = [
             amd_fused.FeatureHooks(network, setting.layers)
             for network in (self.student, self.teacher)
-            if make_loss
+            if loss
         ]
         self.optimizer = torch.optim.SGD(self.student.parameters(), lr=1e-3, momentum=0.9)
         self.dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
@@ -103,18 +112,23 @@ class Training:
         self.scaler.update()
         mark()
 
-    def wrong(self) -> str:
-        """How far the feature loss of the last step's features is off; empty if it is right."""
-        features = [[a.detach() for a in hooks.features] for hooks in self.hooks]
-        if not features:
-            return ""
-        exact = amd_fused.reference.amd_loss(*([a.double() for a in side] for side in features))
-        error = float((self.objective.feature_loss(*features) / exact - 1).abs())
-        tolerance = parity.TOLERANCE[features[0][0].dtype]
-        return "" if error <= tolerance else f"loss off by {error:.2g}, tolerance {tolerance:g}"
+    def verdict(self, oracle: Loss) -> Verdict:
+        """On the feature loss of the last step's features."""
+        student, teacher = ([a.detach() for a in hooks.features] for hooks in self.hooks)
+        assert self.loss is not None
+        exact = oracle([a.double() for a in student], [a.double() for a in teacher])
+        error = float((self.loss(student, teacher) / exact - 1).abs())
+        tolerance = parity.TOLERANCE[student[0].dtype]
+        if error <= tolerance:
+            return Verdict("ok", loss_error=error)
+        # NaN is refused here, and is no JSON.
+        found = error if math.isfinite(error) else None
+        return Verdict("refused", f"loss off by {error:.2g}, tolerance {tolerance:g}", found)
 
 
-def measure(setting: Setting, device: torch.device, settings: Settings) -> dict[str, Any]:
+def measure(
+    setting: Setting, device: torch.device, settings: Settings, budget: Budget
+) -> dict[str, Any]:
     """All objectives of a setting in turns; its record for the result file."""
     record = {
         "subject": "training",
@@ -125,39 +139,74 @@ def measure(setting: Setting, device: torch.device, settings: Settings) -> dict[
         "channels_last": setting.channels_last,
         "status": "ok",
         "reason": "",
-        "objectives": [],
+        "variants": [],
     }
+    trainings: dict[str, Training] = {}
+    verdicts: dict[str, Verdict] = {}
+    variants = amd.variants(device)
     try:
-        trainings = {key: Training(setting, key, device) for key in OBJECTIVES}
-        for training in trainings.values():
-            for _ in range(WARM_UP_STEPS):
-                training.step()
-        reasons = {key: training.wrong() for key, training in trainings.items()}
-        if any(reasons.values()):
-            reason = "; ".join(f"{key}: {why}" for key, why in reasons.items() if why)
-            return record | {"status": "refused", "reason": reason}
-        peaks = {
-            key: trace.peak_extra_bytes(training.step, device)
-            for key, training in trainings.items()
-        }
+        trainings[KD] = Training(setting, None, device)
+        for _ in range(WARM_UP_STEPS):
+            trainings[KD].step()
+        for variant in variants:
+            verdicts[variant.key] = _started(variant, setting, device, trainings, budget)
         steps: dict[str, Step] = {key: training.step for key, training in trainings.items()}
+        peaks = {key: trace.peak_extra_bytes(step, device) for key, step in steps.items()}
         times = interleave(steps, settings, clock_of(device))
     except ImportError as error:
         return record | {"status": "left out", "reason": str(error)}
     except Exception as error:  # any: the other settings still count
         return record | {"status": "failed", "reason": parity.first_line(error)}
-    for key, calls in times.items():
-        step_ms = spread([seconds for (seconds,) in calls])
-        record["objectives"].append(
+    titles = {v.key: f"KD + {v.title}" for v in variants} | {KD: "KD alone"}
+    parts = {v.key: v.part for v in variants}
+    ours = {v.key for v in variants if not v.peer}
+    for key, title in titles.items():
+        verdict = verdicts.get(key, Verdict("ok"))
+        record["variants"].append(
             {
                 "key": key,
-                "title": OBJECTIVES[key][0],
-                "step_ms": step_ms,
-                "images_per_second": 1e3 * setting.batch / step_ms["median"],
-                "peak_extra_bytes": peaks[key],
+                "title": title,
+                "peer": key not in ours,
+                "part": parts.get(key, WHOLE),
+                **asdict(verdict),
+                **_figures(times.get(key), peaks.get(key), setting.batch, settings),
             }
         )
     return record
+
+
+def _started(
+    variant: Variant,
+    setting: Setting,
+    device: torch.device,
+    trainings: dict[str, Training],
+    budget: Budget,
+) -> Verdict:
+    """Enters a training that runs and is right among the trainings; says how it went."""
+    if refusal := budget.refusal(variant):
+        return Verdict("left out", refusal)
+    start = time.perf_counter()
+    try:
+        training = Training(setting, variant.loss, device)
+        for _ in range(WARM_UP_STEPS):
+            training.step()
+        verdict = training.verdict(variant.oracle)
+    except Exception as error:  # any: the other objectives still count
+        return Verdict("failed", parity.first_line(error))
+    if verdict.status == "ok":
+        trainings[variant.key] = training
+    return replace(verdict, first_call_ms=1e3 * (time.perf_counter() - start))
+
+
+def _figures(
+    calls: list[tuple[float, ...]] | None, peak: int | None, batch: int, settings: Settings
+) -> dict[str, Any]:
+    if calls is None:
+        return dict.fromkeys(FIGURES)
+    seconds = [total for (total,) in calls]
+    step_ms = spread(seconds)
+    rounds = {"total": by_round(seconds, settings.calls_per_turn)}
+    return dict(zip(FIGURES, (step_ms, rounds, 1e3 * batch / step_ms["median"], peak), strict=True))
 
 
 def render(record: dict[str, Any]) -> str:
@@ -167,18 +216,23 @@ def render(record: dict[str, Any]) -> str:
     title += ", channels_last" * record["channels_last"]
     if record["status"] != "ok":
         return f"{title}\n\n{record['status']}: {record['reason']}"
-    alone = next(o["step_ms"]["median"] for o in record["objectives"] if o["key"] == "kd")
-    rows = [
-        (
-            o["title"],
-            "{median:.2f} ({q1:.2f}-{q3:.2f})".format(**o["step_ms"]),
-            f"{o['images_per_second']:.0f}",
-            f"{o['step_ms']['median'] - alone:+.2f} ms",
-            f"{o['peak_extra_bytes'] / 2**20:.0f}",
+    alone = next(v["step_ms"]["median"] for v in record["variants"] if v["key"] == KD)
+    rows, notes = [], []
+    for v in record["variants"]:
+        if v["status"] != "ok":
+            rows.append((v["title"], v["status"], "-", "-", "-"))
+            notes.append(f"{v['title']}: {v['status']}, {v['reason']}")
+            continue
+        rows.append(
+            (
+                v["title"],
+                "{median:.2f} ({q1:.2f}-{q3:.2f})".format(**v["step_ms"]),
+                f"{v['images_per_second']:.0f}",
+                f"{v['step_ms']['median'] - alone:+.2f} ms",
+                f"{v['peak_extra_bytes'] / 2**20:.0f}",
+            )
         )
-        for o in record["objectives"]
-    ]
-    return "\n".join([title, "", *table.lines(HEADER, rows)])
+    return "\n".join([title, "", *table.lines(HEADER, rows), *([""] if notes else []), *notes])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -192,6 +246,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--min-time", type=float, metavar="S", help="seconds for each setting (60, GPU 8)"
+    )
+    made.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="for all, compiling included: leaves compiled peers out where it would take longer",
     )
     results.add_arguments(made)
     return made

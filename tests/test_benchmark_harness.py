@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import clock, environment
-from benchmarks.harness import Copy, Settings, interleave, measure, spread
+from benchmarks.harness import Copy, Settings, by_round, interleave, measure, spread
 from benchmarks.shapes import SHAPES, IdealBytes
 from benchmarks.subject import COMPILED, EAGER, Case, Inputs, Variant, input_sets
 from benchmarks.trace import peak_extra_bytes
@@ -195,7 +195,7 @@ def test_calls_go_through_all_sets_of_inputs_in_turn():
         (MIB, 4),  # four times the cache of 1 MiB
         (3 * MIB // 2, 3),  # rounded up
         (64 * MIB, 2),  # two at least
-        (100, 64),  # 64 at most
+        (100, 128),  # 128 at most
         (4 * 2**30, 2),
     ],
 )
@@ -214,6 +214,35 @@ def test_spread_is_the_median_and_the_quartiles_in_milliseconds():
     assert spread([0.005, 0.001, 0.002, 0.004, 0.003]) == pytest.approx(
         {"median": 3.0, "q1": 2.0, "q3": 4.0, "min": 1.0, "n": 5}
     )
+
+
+def test_round_is_the_median_of_its_calls_to_five_digits():
+    seconds = [0.001, 0.003, 0.002, 0.004, 0.0050001234]
+    assert by_round(seconds, 2) == [2.0, 3.0, 5.0001]
+
+
+@pytest.mark.usefixtures("small_cache")
+def test_rounds_are_kept_of_each_stage_and_of_the_copy():
+    record, variants = measured(Variant(EAGER, "eager", half_square, half_square))
+    rounds = variants[EAGER]["rounds_ms"]
+    assert {stage: len(values) for stage, values in rounds.items()} == {
+        "forward": 2,
+        "backward": 2,
+        "total": 2,
+    }
+    for total, *parts in zip(*(rounds[s] for s in ("total", "forward", "backward")), strict=True):
+        assert total == pytest.approx(sum(parts), rel=1e-3)
+    assert len(record["copy"]["rounds_ms"]) == 2
+
+
+@pytest.mark.usefixtures("small_cache")
+def test_variant_of_a_part_is_not_compared_with_the_whole():
+    _, variants = measured(
+        Variant(EAGER, "eager", half_square, half_square),
+        Variant("part", "part", half_square, half_square, part="attention"),
+    )
+    assert variants["part"]["ratios"]["speedup_over_eager"] is None
+    assert variants["part"]["ratios"]["times_floor"] > 0
 
 
 def test_peak_counts_what_lives_at_once_and_the_result():

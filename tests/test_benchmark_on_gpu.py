@@ -148,6 +148,7 @@ def test_record_of_a_gpu_has_graph_launches_and_host_time(on_gpu):
     # 30 ms a replay of three calls, one on each set of inputs.
     assert variant["graph"]["total_ms"]["median"] == pytest.approx(10.0)
     assert variant["graph"]["total_ms"]["n"] == 4
+    assert variant["graph"]["rounds_ms"] == pytest.approx([10.0, 10.0])
     # 128 MiB moved in 2 ms; 500,000 bytes take 7.45e-3 ms.
     assert record["floor_ms"]["total"] == pytest.approx(2 * 500_000 / (2 * 64 * 2**20))
     assert variant["graph"]["times_floor"] == pytest.approx(10.0 / record["floor_ms"]["total"])
@@ -203,7 +204,7 @@ def test_table_of_a_gpu_gives_the_share_of_copy_bandwidth(on_gpu):
     assert cells[4][:2] == ["wrong", "refused"]
     ours = table.render_ours([record, record]).splitlines()
     assert len(ours) == 4  # head, rule, and a row for each case
-    assert ours[2].startswith("| s, nchw, float32 |")
+    assert ours[2].startswith("| s, nchw, float32: ours |")
 
 
 def test_file_of_a_gpu_is_named_by_device_and_date():
@@ -223,5 +224,6 @@ def test_variants_on_a_gpu_include_the_autotuned_compiler(monkeypatch):
 
     monkeypatch.setattr(amd._backends, "choose", lambda owner, backend, device_type: "triton")
     keys = [v.key for v in amd.variants(torch.device("cuda"))]
-    assert keys == ["amd_fused", "eager", "compile", "max-autotune", "released"]
+    assert keys[:5] == ["amd_fused", "eager", "compile", "max-autotune", "released"]
+    assert keys[5:] == ["attention", "at"]
     assert [v.key for v in amd.variants(torch.device("cuda")) if v.compiles] == keys[2:4]

@@ -22,6 +22,7 @@ VARIANT = {
     "key": str,
     "title": str,
     "peer": bool,
+    "part": str,
     "status": str,
     "reason": str,
     "loss_error": NUMBER,
@@ -32,16 +33,18 @@ VARIANT = {
     "forward_ms": SPREAD,
     "backward_ms": SPREAD,
     "total_ms": SPREAD,
+    "rounds_ms": {"forward": [NUMBER], "backward": [NUMBER], "total": [NUMBER]},
     "host_ms": type(None),
     "graph": type(None),
     "ratios": {
-        "speedup_over_eager": NUMBER,
+        "speedup_over_eager": (*NUMBER, type(None)),
         "speedup_over_compile": type(None),  # these tests compile nothing
         "times_floor": NUMBER,
     },
 }
 RESULT = {
     "schema": int,
+    "command": str,
     "environment": {
         "device": str,
         "device_type": str,
@@ -75,7 +78,12 @@ RESULT = {
             "tolerance": NUMBER,
             "ideal_bytes": PARTS,
             "gradient_bytes": int,
-            "copy": {"buffer_bytes": int, "ms": SPREAD, "bytes_per_second": NUMBER},
+            "copy": {
+                "buffer_bytes": int,
+                "ms": SPREAD,
+                "rounds_ms": [NUMBER],
+                "bytes_per_second": NUMBER,
+            },
             "floor_ms": PARTS,
             "variants": [VARIANT],
         }
@@ -116,7 +124,9 @@ def test_result_file_has_the_keys_and_types_of_its_schema(tiny, tmp_path, capsys
     result = json.loads(output.read_text())
     assert_matches(result, RESULT)
 
-    assert result["schema"] == results.SCHEMA == 2
+    assert result["schema"] == results.SCHEMA == 3
+    assert result["command"] == "losses"
+    assert results.read(output) == result
     assert result["finished"] is True
     assert datetime.fromisoformat(result["environment"]["date"]).utcoffset() is not None
     assert result["environment"]["torch"] == torch.__version__
@@ -129,7 +139,14 @@ def test_result_file_has_the_keys_and_types_of_its_schema(tiny, tmp_path, capsys
         {"student": [2, 3, 7, 7], "teacher": [2, 5, 7, 7]},
         {"student": [2, 4, 4, 5], "teacher": [2, 6, 4, 5]},
     ]
-    assert [v["key"] for v in result["cases"][0]["variants"]] == ["amd_fused", "eager", "released"]
+    variants = result["cases"][0]["variants"]
+    assert [v["key"] for v in variants] == ["amd_fused", "eager", "released", "attention", "at"]
+    assert [v["part"] for v in variants] == ["whole"] * 3 + ["attention"] * 2
+    # The eager reference computes more than the attention part.
+    eager = [v["ratios"]["speedup_over_eager"] is not None for v in variants]
+    assert eager == [True] * 3 + [False] * 2
+    assert all(len(v["rounds_ms"]["total"]) == 5 for v in variants)  # five rounds, of two calls
+    assert len(result["cases"][0]["copy"]["rounds_ms"]) == 5
     assert str(output) in capsys.readouterr().out
 
 
@@ -234,3 +251,31 @@ def test_released_style_gives_the_numbers_of_the_released_code(seeds, shapes, va
     (gradient,) = torch.autograd.grad(loss, a_s)
     assert loss.item() == pytest.approx(value, rel=1e-10)
     assert gradient.norm().item() == pytest.approx(gradient_norm, rel=1e-9)
+
+
+def test_plain_at_loss_is_the_mean_squared_difference_worked_by_hand():
+    # Attention maps, mean of squares over two channels: student (1, 7), teacher (4, 3).
+    a_s = torch.tensor([1.0, 1.0, 1.0, 13**0.5], dtype=torch.float64).reshape(1, 2, 1, 2)
+    a_t = torch.tensor([2.0, 3**0.5, 2.0, 3**0.5], dtype=torch.float64).reshape(1, 2, 1, 2)
+    s, t = 50**0.5, 5.0
+    value = ((1 / s - 4 / t) ** 2 + (7 / s - 3 / t) ** 2) / 2
+    assert amd.plain_at([a_s], [a_t]).item() == pytest.approx(value, rel=1e-12)
+    # The mean over layers, whatever their sizes.
+    other = amd.plain_at([a_s.reshape(1, 1, 2, 2)], [a_t.reshape(1, 1, 2, 2)]).item()
+    both = amd.plain_at([a_s, a_s.reshape(1, 1, 2, 2)], [a_t, a_t.reshape(1, 1, 2, 2)])
+    assert both.item() == pytest.approx((value + other) / 2, rel=1e-12)
+
+
+def test_each_usable_fused_backend_of_the_device_is_a_variant(monkeypatch):
+    monkeypatch.delenv("AMD_FUSED_BACKEND", raising=False)
+    monkeypatch.setattr(amd._backends, "choose", lambda owner, backend, device_type: "triton")
+    usable = {"triton": "usable", "cuda": "usable", "cpp": "usable", "reference": "usable"}
+    monkeypatch.setattr(amd.amd_fused, "backends", lambda: usable)
+    titles = {v.key: v.title for v in amd.ours(torch.device("cuda"))}
+    assert titles == {"amd_fused": "amd_fused (triton)", "amd_fused_cuda": "amd_fused (cuda)"}
+    usable["cuda"] = "not usable, because it was not built"
+    assert [v.key for v in amd.ours(torch.device("cuda"))] == ["amd_fused"]
+    # One that was asked for is measured alone.
+    usable["cuda"] = "usable"
+    monkeypatch.setenv("AMD_FUSED_BACKEND", "triton")
+    assert [v.key for v in amd.ours(torch.device("cuda"))] == ["amd_fused"]

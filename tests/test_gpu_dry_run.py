@@ -3,6 +3,7 @@ interpreter."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,14 +15,15 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks import gpu, host, losses, training
+from benchmarks import gpu, host, losses, scaling, steps, training
 from benchmarks.steps import SECONDS, Outcome
 
 ROOT = Path(__file__).parent.parent
-RUN = ("tests", "host", "losses", "training", "small-set")
+RUN = ("tests", "host", "losses", "training", "small-set", "scaling", "report")
 LEFT_OUT = ("build", "memcheck", "racecheck")
 
 pytest.importorskip("triton", reason="the dry form runs in Triton's interpreter")
+pytestmark = pytest.mark.xdist_group("gpu dry run")  # one process makes the run they look at
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +49,11 @@ def test_every_step_runs_or_says_why_not(finished):
     summary = json.loads(files["-summary.json"].read_text())
     assert summary["dry_run"] is True
     assert summary["environment"]["torch"] == torch.__version__
-    steps = {step["name"]: step for step in summary["steps"]}
-    assert tuple(steps) == gpu.STEPS
-    assert all(steps[name]["status"] == "ok" for name in RUN)
-    assert all(steps[name]["status"] == "left out" for name in LEFT_OUT)
-    assert all(steps[name]["note"] == "dry run" for name in LEFT_OUT)
+    ran = {step["name"]: step for step in summary["steps"]}
+    assert tuple(ran) == gpu.STEPS
+    assert all(ran[name]["status"] == "ok" for name in RUN)
+    assert all(ran[name]["status"] == "left out" for name in LEFT_OUT)
+    assert all(ran[name]["note"] == "dry run" for name in LEFT_OUT)
 
 
 def test_tests_of_the_gpu_run_and_none_is_skipped_in_silence(finished):
@@ -79,6 +81,22 @@ def test_benchmarks_write_what_they_measured(finished, command, subject):
     assert case["subject"] == subject
 
 
+def test_scaling_and_the_report_of_all_files_are_among_the_results(finished):
+    _, files = finished
+    sizes = [
+        (case["sweep"], case["size"])
+        for case in json.loads(files["-scaling.json"].read_text())["cases"]
+    ]
+    assert sorted(sizes) == [("batch", 1), ("batch", 2), ("map", 2), ("map", 3)]
+    folder = files["-scaling.json"].parent
+    text = (folder / "report.md").read_text()
+    for command in ("losses", "scaling", "host", "training"):
+        assert f"`{files[f'-{command}.json'].name}`" in text
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert {f"{what}.png" in text for what in ("floor", "memory", "cost")} == {True}
+        assert {"-losses-floor.png", "-losses-memory.png", "-scaling-cost.png"} <= set(files)
+
+
 def test_triton_backend_is_what_the_dry_form_takes(finished):
     _, files = finished
     (case,) = json.loads(files["-losses.json"].read_text())["cases"]
@@ -89,8 +107,8 @@ def test_triton_backend_is_what_the_dry_form_takes(finished):
 
 def test_summary_is_printed_last_and_the_log_has_every_step(finished):
     done, files = finished
-    tail = done.stdout.splitlines()[-12:]
-    assert [line.split("|")[1].strip() for line in tail[2:10]] == list(gpu.STEPS)
+    tail = done.stdout.splitlines()[-2 - len(gpu.STEPS) : -2]
+    assert [line.split("|")[1].strip() for line in tail] == list(gpu.STEPS)
     log = files[".log"].read_text()
     assert [f"=== {name}: " in log for name in RUN] == [True] * len(RUN)
 
@@ -98,7 +116,7 @@ def test_summary_is_printed_last_and_the_log_has_every_step(finished):
 def test_exit_status_tells_a_failed_step(tmp_path, monkeypatch, capsys):
     outcomes = {"tests": Outcome("tests", "failed", "exit status 1")}
     monkeypatch.setattr(
-        gpu, "run", lambda step, left, log: outcomes.get(step.name, Outcome(step.name, "ok"))
+        steps, "run", lambda step, left, log: outcomes.get(step.name, Outcome(step.name, "ok"))
     )
     ran = ["--dry-run", "--out", str(tmp_path), "--steps"]
     assert gpu.main([*ran, "host", "losses"]) == 0
@@ -117,15 +135,15 @@ def test_steps_on_a_gpu_are_those_of_the_dry_run(tmp_path, monkeypatch):
     properties = SimpleNamespace(total_memory=140 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    steps = {step.name: step for step in gpu.all_steps(False, tmp_path / "stem")}
-    assert tuple(steps) == gpu.STEPS
-    assert not any(step.variables for step in steps.values())
-    for module in (host, losses, training):
+    made = {step.name: step for step in gpu.all_steps(False, tmp_path / "stem")}
+    assert tuple(made) == gpu.STEPS
+    assert not any(step.variables for step in made.values())
+    for module in (host, losses, scaling, training):
         name = module.__name__.rpartition(".")[2]
-        assert steps[name].command[1:4] == ("-m", "benchmarks", name)
-        options = [part.replace(SECONDS, "100") for part in steps[name].command[4:]]
+        assert made[name].command[1:4] == ("-m", "benchmarks", name)
+        options = [part.replace(SECONDS, "100") for part in made[name].command[4:]]
         parsed = module.parser().parse_args(options)
         assert parsed.device == torch.device("cuda")
         assert parsed.output == tmp_path / f"stem-{name}.json"
-    assert f"--junitxml={tmp_path / 'stem-tests.xml'}" in steps["tests"].command
+    assert f"--junitxml={tmp_path / 'stem-tests.xml'}" in made["tests"].command
     assert (ROOT / gpu.SMALL_SET).exists()

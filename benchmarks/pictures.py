@@ -1,0 +1,257 @@
+"""Pictures of result files, by matplotlib."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from PIL import Image
+
+from benchmarks import table
+from benchmarks.report import fits_cache, machine_name, milliseconds, ordered
+
+_DPI = 110
+_WIDTH = 10.0
+# Keeps a label readable on a line.
+_BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+_FLOOR, _CACHE = "floor (a plain copy)", "inputs in cache"
+# Okabe and Ito's palette: told apart with any colour vision. Lines differ in their markers too.
+_LINES = {
+    "amd_fused": ("#0072B2", "o"),
+    "amd_fused_triton": ("#56B4E9", "D"),
+    "amd_fused_cuda": ("#56B4E9", "D"),
+    "eager": ("#D55E00", "s"),
+    "compile": ("#E69F00", "^"),
+    "max-autotune": ("#CC79A7", "v"),
+    "released": ("#7F7F7F", "X"),
+}
+_OTHER_LINE = ("#009E73", "P")
+# Forward and backward of ours, and of the peers.
+_OURS, _PEERS = ("#0072B2", "#7DB7DC"), ("#6E6E6E", "#B9B9B9")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As a PNG of 32 colours, which is a third of the size and looks the same."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI, format="png")
+    picture = Image.open(drawn).convert("RGB")
+    picture.quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def floor_figure(result: dict[str, Any]) -> Figure:
+    """A panel a case: bars of each variant's time, in units of the floor."""
+    cases = ordered(result["cases"])
+    on_gpu = result["environment"]["device_type"] == "cuda"
+    figure, panels = _panels(result, "Forward and backward, in units of the floor")
+    for axes, case in zip(panels, cases, strict=True):
+        floor = case["floor_ms"]["total"]
+        bars = [_time_bar(variant, floor) for variant in case["variants"]]
+        _bars(axes, case["variants"], bars)
+        moved = f"{case['ideal_bytes']['total'] / 1e6:.0f} MB"
+        speed = f"{case['copy']['bytes_per_second'] / 1e9:.0f} GB/s"
+        axes.set_title(f"{_name(case)}\nfloor {floor:.3g} ms: {moved} at {speed}", fontsize=9)
+        axes.set_xlabel("time / floor", fontsize=9)
+    _caption(
+        figure,
+        result,
+        "Dark: forward; light: backward. "
+        + ("Of one shade: both, in a CUDA graph. " if on_gpu else "")
+        + "Dashed: the floor, in which a plain copy moves the bytes that must move (features read "
+        "once, the student's once more, its gradient written), in the same run.",
+    )
+    return figure
+
+
+def memory_figure(result: dict[str, Any]) -> Figure:
+    """A panel a case: bars of each variant's peak memory, in units of the gradient."""
+    cases = ordered(result["cases"])
+    figure, panels = _panels(result, "Peak memory, in units of the student's gradient")
+    for axes, case in zip(panels, cases, strict=True):
+        bars = [_memory_bar(variant, case["gradient_bytes"]) for variant in case["variants"]]
+        _bars(axes, case["variants"], bars)
+        axes.set_title(f"{_name(case)}\ngradient {case['gradient_bytes'] / 1e6:.3g} MB", fontsize=9)
+        axes.set_xlabel("peak allocated / gradient", fontsize=9)
+    text = "Allocated at the highest during forward and backward, above what was there before. "
+    _caption(figure, result, f"{text}Dashed: the gradient alone, which must be allocated.")
+    return figure
+
+
+def scaling_figure(result: dict[str, Any]) -> Figure:
+    """A panel a sweep, layout and dtype: each variant's time by size, log axes, and the floor."""
+    cases = result["cases"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for case in cases:
+        groups.setdefault((case["sweep"], case["layout"], case["dtype"]), []).append(case)
+    rows = -(-len(groups) // 2)
+    figure = Figure(figsize=(_WIDTH, 4.2 * rows + 1.1), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flatten()
+    for axes in panels[len(groups) :]:
+        axes.remove()
+    for axes, key in zip(panels, groups, strict=False):
+        _curves(axes, sorted(groups[key], key=lambda case: case["size"]), result["environment"])
+    handles = {
+        label: handle
+        for axes in panels[: len(groups)]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    # What is no variant comes last.
+    labels = sorted(handles, key=lambda label: label in (_FLOOR, _CACHE))
+    # The title is the legend's, because matplotlib would lay one over the other.
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        title=f"How cost grows: {machine_name(result['environment'])}",
+        title_fontsize=12,
+    )
+    _caption(figure, result, "Medians and quartiles of forward and backward, one layer pair.")
+    return figure
+
+
+OF_COMMAND: dict[str, dict[str, Callable[[dict[str, Any]], Figure]]] = {
+    "losses": {"floor": floor_figure, "memory": memory_figure},
+    "scaling": {"cost": scaling_figure},
+}
+
+
+def _panels(result: dict[str, Any], title: str) -> tuple[Figure, list[Axes]]:
+    """Two beside each other, so that the text stays large enough."""
+    cases = result["cases"]
+    rows = -(-len(cases) // 2)
+    most = max(len(case["variants"]) for case in cases)
+    height = rows * (0.25 * most + 0.95) + 1.0
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flatten()
+    for axes in panels[len(cases) :]:
+        axes.remove()
+    for left, right in zip(panels[::2], panels[1 : len(cases) : 2], strict=False):
+        right.sharey(left)
+        right.tick_params(labelleft=False)
+    figure.suptitle(f"{title}: {machine_name(result['environment'])}", fontsize=12)
+    return figure, list(panels[: len(cases)])
+
+
+# The lengths of a bar's segments, and what stands beside it.
+Bar = tuple[tuple[float, ...], str]
+
+
+def _time_bar(variant: dict[str, Any], floor_ms: float) -> Bar:
+    ms = milliseconds(variant)
+    if ms is None:
+        return (), variant["status"]
+    label = f"{ms / floor_ms:.2f} ({_digits(ms)} ms)"
+    if ms != variant["total_ms"]["median"]:
+        return (ms / floor_ms,), label
+    forward = variant["forward_ms"]["median"]
+    return (forward / floor_ms, (ms - forward) / floor_ms), label
+
+
+def _memory_bar(variant: dict[str, Any], gradient_bytes: int) -> Bar:
+    if variant["status"] != "ok":
+        return (), variant["status"]
+    peak = variant["peak_extra_bytes"]
+    return (peak / gradient_bytes,), f"{peak / gradient_bytes:.2f} ({_digits(peak / 1e6)} MB)"
+
+
+def _bars(axes: Axes, variants: Sequence[dict[str, Any]], bars: Sequence[Bar]) -> None:
+    """A horizontal bar a variant, the first on top, and a dashed line at 1."""
+    longest = max((sum(segments) for segments, _ in bars), default=0.0)
+    for row, (variant, (segments, label)) in enumerate(zip(variants, bars, strict=True)):
+        left = 0.0
+        for segment, colour in zip(segments, _PEERS if variant["peer"] else _OURS, strict=False):
+            axes.barh(row, segment, left=left, height=0.68, color=colour)
+            left += segment
+        # Beside the bar; where there is none, beside the line at 1.
+        beside = (left if segments else 1.0) + 0.015 * longest
+        axes.text(beside, row, label, va="center", fontsize=8, bbox=_BEHIND_TEXT)
+    axes.axvline(1.0, color="black", linestyle="--", linewidth=1.1)
+    axes.set_yticks(range(len(variants)), [_short(v["title"]) for v in variants], fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    # The first on top; not `invert_yaxis`, which would turn panels that share the axis twice.
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    # Room for the longest bar's label.
+    axes.set_xlim(0, 1.5 * max(longest, 1.0))
+    _quiet(axes)
+
+
+def _curves(axes: Axes, cases: Sequence[dict[str, Any]], environment: dict[str, Any]) -> None:
+    sizes = [case["size"] for case in cases]
+    titles = {v["key"]: v["title"] for case in cases for v in case["variants"]}
+    # The attention part alone belongs to the bars: here it would hide what it is compared with.
+    whole = {v["key"] for case in cases for v in case["variants"] if v["part"] == "whole"}
+    for key in (key for key in titles if key in whole):
+        timed = [
+            (case["size"], *(_quartiles(v)))
+            for case in cases
+            for v in case["variants"]
+            if v["key"] == key and v["status"] == "ok"
+        ]
+        if not timed:
+            continue
+        x, middle, low, high = zip(*timed, strict=True)
+        colour, marker = _LINES.get(key, _OTHER_LINE)
+        axes.plot(x, middle, color=colour, marker=marker, markersize=5, label=_short(titles[key]))
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    floors = [case["floor_ms"]["total"] for case in cases]
+    axes.plot(sizes, floors, color="black", linestyle="--", label=_FLOOR)
+    cached = [case["size"] for case in cases if fits_cache(case, environment)]
+    if cached:
+        axes.axvspan(min(sizes), max(cached), color="#F2F2F2", zorder=0, label=_CACHE)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.set_xlabel(_size_label(cases[0]))
+    axes.set_ylabel("forward and backward (ms)")
+    axes.set_title(f"{cases[0]['sweep']}, {cases[0]['layout']}, {cases[0]['dtype']}", fontsize=10)
+    _quiet(axes)
+    axes.grid(which="major", axis="both", color="#E4E4E4", linewidth=0.7)
+
+
+def _quartiles(variant: dict[str, Any]) -> tuple[float, float, float]:
+    graph = variant["graph"]
+    timed = graph["total_ms"] if graph and graph["status"] == "ok" else variant["total_ms"]
+    return timed["median"], timed["q1"], timed["q3"]
+
+
+def _size_label(case: dict[str, Any]) -> str:
+    batch, channels, height, width = case["pairs"][0]["student"]
+    if case["sweep"] == "batch":
+        return f"batch (maps of {channels} x {height} x {width})"
+    return f"height = width of the maps ({channels} channels, batch {batch})"
+
+
+def _name(case: dict[str, Any]) -> str:
+    return f"{case['shape']}, {case['layout']}, {case['dtype']}"
+
+
+def _digits(value: float) -> str:
+    """Three of them, zeros too."""
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def _short(title: str) -> str:
+    """For a tick: `torch.compile reference` and the like without what goes without saying."""
+    return title.removesuffix(" reference")
+
+
+def _caption(figure: Figure, result: dict[str, Any], text: str) -> None:
+    """What the picture shows, and the machine, the versions, the commit and the date."""
+    said = f"{text} {table.render_environment(result['environment'])}"
+    figure.supxlabel("\n".join(textwrap.wrap(said, 155)), x=0.01, ha="left", fontsize=8)
+
+
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="#E4E4E4", linewidth=0.7)

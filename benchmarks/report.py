@@ -1,0 +1,200 @@
+"""Tables and pictures of result files: `report.md`, and PNG files beside it.
+
+Of losses: time against the floor, and peak memory. Of scaling: cost against size. Files of several
+machines are kept apart; each picture names the device, the versions, the date and the commit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import host, results, table, training
+from benchmarks.subject import ATTENTION, WHOLE
+
+# What a run of several commands keeps for it.
+SECONDS = 25.0
+_TITLES = {
+    "losses": "Losses, forward and backward",
+    "scaling": "How cost grows",
+    "host": "Host time",
+    "training": "Training steps",
+}
+# Of each part of the loss, the variant whose peers the others are.
+_OURS = {WHOLE: "amd_fused", ATTENTION: "attention"}
+_SUMMARY = (
+    "Milliseconds, medians{where}. Ours: in brackets, how many times the floor that is. Peers: how "
+    "many times faster ours is, the first of the same part of the loss."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result file, and what was in it."""
+
+    path: Path
+    result: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        return self.result["command"]
+
+    @property
+    def machine(self) -> str:
+        return machine_name(self.result["environment"])
+
+
+def machine_name(environment: dict[str, Any]) -> str:
+    """Device, and threads of a CPU: what keeps results apart."""
+    threads = f", {environment['threads']} threads"
+    return environment["device"] + (threads if environment["device_type"] == "cpu" else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the report of the files. 2 if one of them is no result file of this schema."""
+    made = parser()
+    options = made.parse_args(arguments)
+    paths = options.files or sorted(
+        path for path in results.FOLDER.glob("*.json") if not path.stem.endswith("-summary")
+    )
+    if options.skip_missing:
+        paths = [path for path in paths if path.exists()]
+    try:
+        sources = [Source(path, results.read(path)) for path in paths]
+    except ValueError as error:
+        made.error(str(error))
+    if not sources:
+        print("benchmarks report: there are no result files")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    pictures = {source.path: draw(source, options.out) for source in sources}
+    text = render(sources, pictures)
+    if importlib.util.find_spec("matplotlib") is None:
+        print("pictures left out: matplotlib is not installed; pip install 'amd_fused[bench]'")
+    written = options.out / "report.md"
+    written.write_text(text)
+    names = [written.name, *(picture.name for drawn in pictures.values() for picture in drawn)]
+    print(f"written to {options.out}: {', '.join(names)}")
+    return 0
+
+
+def draw(source: Source, folder: Path) -> list[Path]:
+    """The pictures of a file, named after it; none where matplotlib is missing."""
+    if importlib.util.find_spec("matplotlib") is None or not source.result["cases"]:
+        return []
+    from benchmarks import pictures
+
+    drawn = []
+    for name, make in pictures.OF_COMMAND.get(source.command, {}).items():
+        drawn.append(folder / f"{source.path.stem}-{name}.png")
+        pictures.save(make(source.result), drawn[-1])
+    return drawn
+
+
+def render(sources: Sequence[Source], pictures: dict[Path, list[Path]]) -> str:
+    """The whole report: a section a machine, in it one a file."""
+    order = list(_TITLES)
+    blocks = ["# Benchmark report"]
+    for machine in dict.fromkeys(source.machine for source in sources):
+        blocks.append(f"## {machine}")
+        mine = [source for source in sources if source.machine == machine]
+        for source in sorted(mine, key=lambda source: order.index(source.command)):
+            environment = table.render_environment(source.result["environment"])
+            unfinished = "" if source.result["finished"] else " The run was stopped before its end."
+            blocks += [f"### {_TITLES[source.command]}", f"`{source.path.name}`"]
+            blocks += [f"{environment}.{unfinished}"]
+            blocks += [f"![{picture.stem}]({picture.name})" for picture in pictures[source.path]]
+            blocks += _figures(source)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _figures(source: Source) -> list[str]:
+    """Tables of a file. The terminal's tables, with all figures, are folded away."""
+    cases = source.result["cases"]
+    if source.command == "host":
+        return [host.LEGEND, *map(host.render, cases)]
+    if source.command == "training":
+        return [training.LEGEND, *map(training.render, cases)]
+    cases = ordered(cases)
+    environment = source.result["environment"]
+    device = torch.device(environment["device_type"])
+    everything = "\n\n".join(map(table.render_case, cases))
+    blocks = [summary(cases), f"<details><summary>All figures</summary>\n\n{table.legend(device)}"]
+    blocks += [f"{everything}\n\n</details>"]
+    if cached := [case["shape"] for case in cases if fits_cache(case, environment)]:
+        names = ", ".join(dict.fromkeys(cached))
+        blocks.insert(1, f"All sets of inputs together fit into the last-level cache: {names}.")
+    return blocks
+
+
+def summary(cases: Sequence[dict[str, Any]]) -> str:
+    """A row a case, a column a variant: milliseconds, and what they are beside ours."""
+    titles = {v["key"]: v["title"] for case in cases for v in case["variants"]}
+    rows = []
+    for case in cases:
+        variants = {v["key"]: v for v in case["variants"]}
+        name = f"{case['shape']}, {case['layout']}, {case['dtype']}"
+        cells = [_cell(variants[key], variants, case) if key in variants else "-" for key in titles]
+        rows.append((name, f"{case['floor_ms']['total']:.3f}", *cells))
+    on_gpu = any(v.get("graph") for case in cases for v in case["variants"])
+    where = ", replayed in a CUDA graph where the variant can be" if on_gpu else ""
+    header = ("case", "floor", *titles.values())
+    return "\n".join([_SUMMARY.format(where=where), "", *table.lines(header, rows)])
+
+
+def ordered(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By shape, layout and dtype, each in the order in which it was first measured."""
+    names = ("shape", "layout", "dtype")
+    seen = {name: list(dict.fromkeys(case[name] for case in cases)) for name in names}
+    return sorted(cases, key=lambda case: [seen[name].index(case[name]) for name in names])
+
+
+def milliseconds(variant: dict[str, Any]) -> float | None:
+    """Forward and backward: on a GPU its time alone if there is a graph; None if not timed."""
+    if variant["status"] != "ok":
+        return None
+    graph = variant["graph"]
+    timed = graph["total_ms"] if graph and graph["status"] == "ok" else variant["total_ms"]
+    return timed["median"]
+
+
+def fits_cache(case: dict[str, Any], environment: dict[str, Any]) -> bool:
+    """Whether rotating the inputs was not enough: there are at most 128 sets."""
+    # An ideal forward pass reads one set once.
+    together = case["input_sets"] * case["ideal_bytes"]["forward"]
+    return together <= environment["last_level_cache_bytes"]
+
+
+def _cell(
+    variant: dict[str, Any], variants: dict[str, dict[str, Any]], case: dict[str, Any]
+) -> str:
+    ms = milliseconds(variant)
+    if ms is None:
+        return variant["status"]
+    if not variant["peer"]:
+        return f"{ms:.3g} ({ms / case['floor_ms']['total']:.2f})"
+    ours = variants.get(_OURS[variant["part"]])
+    against = milliseconds(ours) if ours else None
+    return f"{ms:.3g} ({ms / against:.1f}x)" if against else f"{ms:.3g}"
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks report", description=__doc__)
+    made.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="of losses, scaling, host or training (default: all in benchmarks/results)",
+    )
+    made.add_argument(
+        "--out", type=Path, default=results.FOLDER, metavar="FOLDER", help="default: %(default)s"
+    )
+    made.add_argument("--skip-missing", action="store_true", help="leave out files not there")
+    return made

@@ -2,6 +2,10 @@
 
 #include <algorithm>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "amd_job.h"
 #include "amd_tensors.h"
 
@@ -13,6 +17,25 @@ constexpr int64_t kUnitElements = 1 << 18;
 // Gradients that do not fit the caches anyway are written around them: a plain store reads its line
 // first, which makes three bytes moved out of every two.
 constexpr int64_t kPastCacheBytes = 8 << 20;
+
+// malloc of the C library hands out blocks of this size and more as fresh pages each time. In pages
+// of 4 KB, faulting them in takes twice as long as writing the gradient: 31 ms against 10 ms for
+// [32, 64, 112, 112] float32 on two cores.
+constexpr int64_t kFreshBytes = 32 << 20;
+
+// Asks for huge pages, where the system leaves that to programs. A hint: failing changes nothing.
+void expect_huge_pages(const Tensor& fresh) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096;
+  const int64_t bytes = fresh.numel() * int64_t(fresh.element_size());
+  if (bytes < kFreshBytes) return;
+  const uintptr_t begin = (uintptr_t(fresh.data_ptr()) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (uintptr_t(fresh.data_ptr()) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)fresh;
+#endif
+}
 
 struct GradientUnit {
   int feature;
@@ -60,7 +83,7 @@ void backward(const Tensor& grad_loss, const std::vector<Features>& features,
   });
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops.py.
+// Schema and meaning of the arguments: amd_fused/_ops/amd.py.
 std::vector<Tensor> amd_bwd(Tensor grad_loss, std::vector<Tensor> features,
                             std::vector<Tensor> d_f) {
   std::vector<Tensor> result;
@@ -70,6 +93,7 @@ std::vector<Tensor> amd_bwd(Tensor grad_loss, std::vector<Tensor> features,
     STD_TORCH_CHECK(d_f[i].is_contiguous() && d_f[i].scalar_type() == grad_loss.scalar_type(),
                     "amd_bwd: d_f must be contiguous and of the dtype of grad_loss");
     result.push_back(torch::stable::empty_like(features[i]));
+    expect_huge_pages(result[i]);
     from.push_back(features_of(features[i]));
     to.push_back(features_of(result[i]));
     bytes += result[i].numel() * int64_t(result[i].element_size());

@@ -196,8 +196,8 @@ def _grads(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def test_large_gradients_written_past_the_caches_are_the_same() -> None:
-    """Above 8 MiB of gradients the stores are non-temporal, and above 32 MiB the gradient's pages are
-    asked for as huge ones; one sample at a time neither."""
+    """Above 8 MiB of gradients the stores are non-temporal, and above 32 MiB the gradient's pages
+    are asked for as huge ones; one sample at a time neither."""
     for memory_format, channels in ((torch.contiguous_format, 220), (torch.channels_last, 64)):
         student, teacher = torch.randn(48, channels, 29, 30), torch.randn(48, 4, 29, 30)
         student = student.contiguous(memory_format=memory_format)

@@ -20,7 +20,7 @@ demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with an
 	$(BIN)/python -m amd_fused.distill $(ARGS)
 
 test: $(STAMPS)/test-distill ## run the tests
-	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMPS)/dev-distill ## check format, style and types
 	$(BIN)/ruff check

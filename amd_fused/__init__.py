@@ -2,20 +2,55 @@
 
 from amd_fused import _backends, compat, reference
 from amd_fused._backends import backends
-from amd_fused.functional import amd_loss
+from amd_fused.functional import (
+    amd_loss,
+    at_loss,
+    class_means,
+    kd_loss,
+    lsh_loss,
+    nd_loss,
+    rkd_loss,
+    sp_loss,
+    spherical_kd_loss,
+)
 from amd_fused.hooks import FeatureHooks
-from amd_fused.modules import AMDLoss, DistillationLoss
+from amd_fused.modules import (
+    AMDLoss,
+    ATLoss,
+    DistillationLoss,
+    KDLoss,
+    LSHLoss,
+    NDLoss,
+    RKDLoss,
+    SphericalKDLoss,
+    SPLoss,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AMDLoss",
+    "ATLoss",
     "DistillationLoss",
     "FeatureHooks",
+    "KDLoss",
+    "LSHLoss",
+    "NDLoss",
+    "RKDLoss",
+    "SPLoss",
+    "SphericalKDLoss",
     "amd_loss",
+    "at_loss",
     "backends",
+    "class_means",
     "compat",
+    "kd_loss",
+    "lsh_loss",
+    "nd_loss",
     "reference",
+    "rkd_loss",
+    "sp_loss",
+    "spherical_kd_loss",
 ]
 
 # The operators must be there for whatever names them, an exported program for one. Where they

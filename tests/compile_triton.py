@@ -1,9 +1,10 @@
-"""Compiles, for one GPU architecture and without a GPU, every launch that the dispatcher makes.
+"""Compiles, for one GPU architecture and without a GPU, every launch that the dispatchers make.
 
 Run as a script, for Triton's compiler and its interpreter cannot share a process:
-`python tests/compile_triton.py 90 [shape ...]` prints one JSON line a kernel: registers, shared
-memory, spill bytes, and the widths in bytes of loads and stores. The launches come from
-`amd_fwd_triton` and `amd_bwd_triton` themselves, over tensors without data.
+`python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
+memory, spill bytes, and the widths in bytes of loads and stores. The launches come from the
+dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a shape
+of the AMD loss or a name of ROW_LOSSES.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from amd_fused import _margin
-from amd_fused.kernels import amd
+from amd_fused.kernels import amd, kd, lsh, nd
+from amd_fused.kernels.amd_launches import Launch
 
 # DESIGN's benchmark shapes and the largest map: B, then (C_S, C_T, H, W) a layer.
 SHAPES = {
@@ -55,10 +57,10 @@ class Target:
         return 0
 
 
-def launches(shape: str, layout: str, dtype: torch.dtype) -> list[amd.Launch]:
+def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
     """Of one forward and backward pass with the default options, gradients to the student."""
     batch, layers = SHAPES[shape]
-    collected: list[amd.Launch] = []
+    collected: list[Launch] = []
 
     def features(side: int) -> list[torch.Tensor]:
         return [
@@ -108,42 +110,119 @@ def widths(ptx: str, access: str) -> dict[str, int]:
     return counts
 
 
-def compiled(capability: int, shapes: Sequence[str]) -> Iterator[dict[str, Any]]:
+Described = Iterator[tuple[dict[str, Any], list[Launch]]]
+
+
+def amd_cases(shape: str) -> Described:
+    for layout in LAYOUTS:
+        for name, dtype in DTYPES.items():
+            case = {"loss": "amd", "shape": shape, "layout": layout, "dtype": name}
+            yield case, amd_launches(shape, layout, dtype)
+
+
+def kd_cases() -> Described:
+    """Short, aligned and odd rows, the longest in registers, and rows in blocks; gradients to the
+    student, and to both sides where the radius is fixed."""
+    for width, dtype, norm, multiplier in (
+        (100, torch.float32, 0, None),
+        (1000, torch.float32, 0, None),
+        (1000, torch.bfloat16, 1, None),
+        (8192, torch.float32, 1, 5.0),
+        (21841, torch.float32, 0, None),
+        (21841, torch.float32, 1, 5.0),
+        (21841, torch.bfloat16, 2, None),
+        (2048, torch.float64, 1, 5.0),
+        (21841, torch.float64, 1, None),
+    ):
+        collected: list[Launch] = []
+        z = torch.empty(256, width, dtype=dtype, device="meta")
+        options = (norm, multiplier)
+        loss, rows = kd.kd_fwd_triton(z, z, 4.0, *options, submit=collected.extend)
+        both = multiplier is not None
+        kd.kd_bwd_triton(loss, z, z, rows, 4.0, True, both, submit=collected.extend)
+        case = {"loss": "kd", "width": width, "dtype": str(dtype).removeprefix("torch.")}
+        yield case | {"norm": norm, "multiplier": multiplier}, collected
+
+
+def nd_cases() -> Described:
+    """Rows of a block or several and narrower ones; gradients to the student, and to both sides."""
+    for width, dtype, both in (
+        (512, torch.float32, False),
+        (2048, torch.float32, True),
+        (2048, torch.bfloat16, False),
+        (100, torch.bfloat16, True),
+        (2048, torch.float64, True),
+    ):
+        collected: list[Launch] = []
+        a = torch.empty(256, width, dtype=dtype, device="meta")
+        target = torch.empty(256, dtype=torch.int64, device="meta")
+        means = torch.empty(1000, width, device="meta")
+        inputs = (a, a, target, means)
+        loss, slopes = nd.nd_fwd_triton(*inputs, submit=collected.extend)
+        upstream = loss[:1].expand(256)  # as of a mean
+        nd.nd_bwd_triton(upstream, *inputs, slopes, [True, both], submit=collected.extend)
+        yield {"loss": "nd", "width": width, "dtype": str(dtype).removeprefix("torch.")}, collected
+
+
+def lsh_cases() -> Described:
+    """Several blocks of hashes and less than one; with the gradient and without."""
+    for hashes, dtype, biased in (
+        (8192, torch.float32, True),
+        (8192, torch.float32, False),
+        (100, torch.float32, True),
+        (2048, torch.float64, True),
+    ):
+        collected: list[Launch] = []
+        values = torch.empty(256, hashes, dtype=dtype, device="meta")
+        bias = values[0] if biased else None
+        for needs_grad in (True, False):
+            lsh.lsh_bce_triton(values, values, bias, needs_grad, submit=collected.extend)
+        case = {"loss": "lsh", "width": hashes, "dtype": str(dtype).removeprefix("torch.")}
+        yield case, collected
+
+
+# Losses on rows, by the stem of their files: the launches to compile, each list with what names it.
+ROW_LOSSES: dict[str, Callable[[], Described]] = {
+    "kd": kd_cases,
+    "nd": nd_cases,
+    "lsh": lsh_cases,
+}
+
+
+def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
     driver.set_active(Target(capability))
     triton.knobs.nvidia.dump_ptxas_log = True
     seen = set()
-    for shape in shapes:
-        for layout in LAYOUTS:
-            for name, dtype in DTYPES.items():
-                for launch in launches(shape, layout, dtype):
-                    with contextlib.redirect_stdout(io.StringIO()) as log:
-                        kernel = launch.kernel.warmup(
-                            *launch.args,
-                            grid=(launch.programs,),
-                            enable_fp_fusion=True,
-                            **launch.constants,
-                        )
-                    if kernel.hash in seen:
-                        continue
-                    seen.add(kernel.hash)
-                    registers, spills = resources(log.getvalue())
-                    yield {
-                        "capability": capability,
-                        "kernel": launch.kernel.fn.__name__,
-                        "pass": launch.constants.get("PASS"),
-                        "shape": shape,
-                        "layout": layout,
-                        "dtype": name,
-                        "registers": registers,
-                        "shared_bytes": kernel.metadata.shared,
-                        "spill_bytes": spills,
-                        "loads": widths(kernel.asm["ptx"], "ld"),
-                        "stores": widths(kernel.asm["ptx"], "st"),
-                    }
+    for name in cases:
+        described = ROW_LOSSES[name]() if name in ROW_LOSSES else amd_cases(name)
+        for case, launches in described:
+            for launch in launches:
+                with contextlib.redirect_stdout(io.StringIO()) as log:
+                    kernel = launch.kernel.warmup(
+                        *launch.args,
+                        grid=(launch.programs,),
+                        enable_fp_fusion=True,
+                        **launch.constants,
+                    )
+                if kernel.hash in seen:
+                    continue
+                seen.add(kernel.hash)
+                registers, spills = resources(log.getvalue())
+                yield {
+                    "capability": capability,
+                    **case,
+                    "kernel": launch.kernel.fn.__name__,
+                    "pass": launch.constants.get("PASS"),
+                    "registers": registers,
+                    "shared_bytes": kernel.metadata.shared,
+                    "spill_bytes": spills,
+                    "loads": widths(kernel.asm["ptx"], "ld"),
+                    "stores": widths(kernel.asm["ptx"], "st"),
+                }
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         triton.knobs.cache.dir = folder  # a kernel out of the cache has no log
-        for row in compiled(int(sys.argv[1]), sys.argv[2:] or list(SHAPES)):
+        for row in compiled(int(sys.argv[1]), sys.argv[2:] or [*SHAPES, *ROW_LOSSES]):
             print(json.dumps(row), flush=True)

@@ -20,6 +20,11 @@ from cuda_on_host import build
 from amd_fused import _backends, backends
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest file first: processes take files in this order, and none is to end alone."""
+    items.sort(key=lambda item: item.path.name != "test_triton_compile.py")
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)

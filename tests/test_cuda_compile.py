@@ -35,10 +35,7 @@ KERNELS = {
 # A kernel's name out of its mangled one, and its compute type: f or d.
 NAME = f"({'|'.join(KERNELS)})I([fd])E"
 
-pytestmark = [
-    pytest.mark.skipif(NVCC is None, reason="nvcc is not installed"),
-    pytest.mark.xdist_group("cuda compile"),  # one process compiles
-]
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
 
 @pytest.fixture(scope="module")

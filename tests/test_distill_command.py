@@ -20,10 +20,7 @@ from amd_fused.distill.report import summarise, write_json  # noqa: E402
 from amd_fused.distill.timing import WARMUP, _interleaved  # noqa: E402
 from amd_fused.distill.train import Epoch, Run  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:amd_loss. no fused backend:UserWarning"),
-    pytest.mark.xdist_group("distill command"),  # one process makes the run they look at
-]
+pytestmark = pytest.mark.filterwarnings("ignore:amd_loss. no fused backend:UserWarning")
 
 METHODS = ["teacher", "student", "kd", "amd-g", "amd-gl"]
 TINY = ["--teacher=10-1", "--student=10-1", "--seeds=1", "--epochs=1", "--teacher-epochs=1"]

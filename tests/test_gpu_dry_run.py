@@ -23,7 +23,6 @@ RUN = ("tests", "host", "losses", "training", "small-set", "scaling", "report")
 LEFT_OUT = ("build", "memcheck", "racecheck")
 
 pytest.importorskip("triton", reason="the dry form runs in Triton's interpreter")
-pytestmark = pytest.mark.xdist_group("gpu dry run")  # one process makes the run they look at
 
 
 @pytest.fixture(scope="module")

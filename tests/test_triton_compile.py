@@ -1,6 +1,7 @@
-"""Every kernel that the dispatcher launches compiles for the GPUs that matter, without one.
+"""Every kernel that the dispatchers launch compiles for the GPUs that matter, without one.
 
-For DESIGN's three benchmark shapes and 512x512, NCHW and channels_last, float32 and bfloat16.
+The AMD loss for DESIGN's three benchmark shapes and 512x512, NCHW and channels_last, float32 and
+bfloat16; the losses on rows for the cases of compile_triton.py.
 """
 
 from __future__ import annotations
@@ -21,12 +22,8 @@ ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).with_name("compile_triton.py")
 
 
-# The tests of one architecture stay in one process, which compiles for it once.
-TARGETS = [pytest.param(c, marks=pytest.mark.xdist_group(f"sm_{c}")) for c in (80, 90, 100)]
-
-
-@pytest.fixture(scope="module", params=TARGETS, ids=lambda c: f"sm_{c}")
-def kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda c: f"sm_{c}")
+def all_kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
     process = subprocess.run(
         [sys.executable, str(SCRIPT), str(request.param)],
@@ -41,6 +38,12 @@ def kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.fixture(scope="module")
+def kernels(all_kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the AMD loss."""
+    return [row for row in all_kernels if row["loss"] == "amd"]
+
+
 def test_all_forms_are_among_them(kernels: list[dict[str, Any]]) -> None:
     names = {row["kernel"] for row in kernels}
     assert names == {
@@ -52,12 +55,25 @@ def test_all_forms_are_among_them(kernels: list[dict[str, Any]]) -> None:
     }
 
 
-def test_nothing_spills(kernels: list[dict[str, Any]]) -> None:
-    assert [row for row in kernels if row["spill_bytes"] > 0] == []
+# Kernels of the losses on rows, by the stem of their files.
+ROW_KERNELS = {
+    "kd": {"kd_row_fwd_kernel", "kd_wide_fwd_kernel", "kd_bwd_kernel"},
+    "nd": {"nd_fwd_kernel", "nd_bwd_kernel"},
+    "lsh": {"lsh_bce_kernel"},
+}
 
 
-def test_shared_memory_leaves_room_for_several_programs(kernels: list[dict[str, Any]]) -> None:
-    assert max(row["shared_bytes"] for row in kernels) <= 32 << 10
+@pytest.mark.parametrize("loss", ROW_KERNELS)
+def test_all_kernels_on_rows_are_among_them(all_kernels: list[dict[str, Any]], loss: str) -> None:
+    assert {row["kernel"] for row in all_kernels if row["loss"] == loss} == ROW_KERNELS[loss]
+
+
+def test_nothing_spills(all_kernels: list[dict[str, Any]]) -> None:
+    assert [row for row in all_kernels if row["spill_bytes"] > 0] == []
+
+
+def test_shared_memory_leaves_room_for_several_programs(all_kernels: list[dict[str, Any]]) -> None:
+    assert max(row["shared_bytes"] for row in all_kernels) <= 32 << 10
 
 
 def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None:
@@ -80,3 +96,31 @@ def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None
         else:
             assert set(row["loads"]) == {"16"}, row
     assert checked >= 4
+
+
+def test_aligned_rows_of_logits_move_16_bytes_at_a_time(all_kernels: list[dict[str, Any]]) -> None:
+    """4 bytes are the numbers of a row of `rows` and the upstream gradient."""
+    checked = 0
+    for row in all_kernels:
+        if row["loss"] != "kd" or row["width"] == 21841 or row["dtype"] == "float64":
+            continue
+        checked += 1
+        backward = row["kernel"] == "kd_bwd_kernel"
+        assert set(row["loads"]) == ({"16", "4"} if backward else {"16"}), row
+        assert set(row["stores"]) == ({"16"} if backward else {"4"}), row
+    assert checked >= 6
+
+
+def test_aligned_rows_of_embeddings_move_16_bytes_at_a_time(
+    all_kernels: list[dict[str, Any]],
+) -> None:
+    """4 and 8 bytes are a sample's own numbers, and its label."""
+    checked = 0
+    for row in all_kernels:
+        if row["loss"] not in ("nd", "lsh") or row["width"] == 100 or row["dtype"] == "float64":
+            continue
+        checked += 1
+        assert row["loads"]["16"] >= 2, row
+        assert set(row["loads"]) <= {"16", "8", "4"}, row
+        assert row["kernel"] != "nd_bwd_kernel" or set(row["stores"]) == {"16"}, row
+    assert checked >= 8

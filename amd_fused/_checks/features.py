@@ -1,8 +1,8 @@
-"""Checks of the AMD loss: its options, and pairs of feature maps."""
+"""Checks of the losses between features (AMD, AT, SP, RKD): options, and pairs of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,10 +10,12 @@ from torch import Tensor
 from amd_fused._checks.values import (
     BACKENDS,
     choice,
+    exponent,
     float_tensor,
     kind,
     non_negative,
     number,
+    optional_weights,
     positive,
     weights,
 )
@@ -53,12 +55,37 @@ def amd_options(
             raise ValueError(
                 f"{owner}: mask_threshold must be None or in [0, 1), got {mask_threshold}"
             )
-    if layer_weights is not None:
-        weights(owner, "layer_weights", layer_weights)
+    optional_weights(owner, "layer_weights", layer_weights)
     non_negative(owner, "eps", eps)
     choice(owner, "reduction", reduction, ("mean", "batchmean", "none"))
     choice(owner, "align", align, ("error", "adaptive_avg"))
     choice(owner, "backend", backend, BACKENDS)
+
+
+def at_options(
+    owner: str, *, p: Any, mode: Any, layer_weights: Any, align: Any, backend: Any
+) -> None:
+    """The options of ``at_loss``, apart from what depends on the features."""
+    exponent(owner, "p", p)
+    choice(owner, "mode", mode, ("code", "paper"))
+    optional_weights(owner, "layer_weights", layer_weights)
+    choice(owner, "align", align, ("error", "adaptive_avg"))
+    choice(owner, "backend", backend, BACKENDS)
+
+
+def sp_options(owner: str, *, norm_p: Any, layer_weights: Any) -> None:
+    """The options of ``sp_loss``."""
+    exponent(owner, "norm_p", norm_p)
+    optional_weights(owner, "layer_weights", layer_weights)
+
+
+def rkd_options(owner: str, *, distance_weight: Any, angle_weight: Any, layer_weights: Any) -> None:
+    """The options of ``rkd_loss``."""
+    non_negative(owner, "distance_weight", distance_weight)
+    non_negative(owner, "angle_weight", angle_weight)
+    if distance_weight == 0 and angle_weight == 0:
+        raise ValueError(f"{owner}: distance_weight or angle_weight must be > 0, got 0 and 0")
+    optional_weights(owner, "layer_weights", layer_weights)
 
 
 def feature_pairs(
@@ -71,6 +98,53 @@ def feature_pairs(
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
+    students, teachers = _pairs(owner, student, teacher, layer_weights, _feature)
+    for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
+        index = "" if isinstance(student, Tensor) else f"[{i}]"
+        name_s, name_t = f"student{index}", f"teacher{index}"
+        if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have the same height and width, "
+                f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
+                "the larger one"
+            )
+        smallest = min(*a_s.shape[2:], *a_t.shape[2:])
+        if local_weight > 0 and smallest < 2:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the "
+                f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
+                f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
+            )
+    return students, teachers
+
+
+def sample_pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    *,
+    layer_weights: Sequence[float] | None,
+    min_batch: int = 1,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of [B, ...] tensors: only their batch sizes match."""
+    students, teachers = _pairs(owner, student, teacher, layer_weights, _samples)
+    batch = students[0].shape[0]
+    if batch < min_batch:
+        raise ValueError(
+            f"{owner}: the batch must have at least {min_batch} samples, for relations between "
+            f"them, got B = {batch}; leave such a batch out (drop_last=True in the DataLoader)"
+        )
+    return students, teachers
+
+
+def _pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    layer_weights: Sequence[float] | None,
+    check: Callable[[str, str, Any], None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of tensors of one batch size on one device."""
     if isinstance(student, Tensor) != isinstance(teacher, Tensor):
         raise TypeError(
             f"{owner}: student and teacher must both be a tensor or both a sequence of tensors, "
@@ -90,13 +164,13 @@ def feature_pairs(
         )
     first = students[0]
     single = isinstance(student, Tensor)
-    for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
+    name_first = "student" if single else "student[0]"
+    for i, pair in enumerate(zip(students, teachers, strict=True)):
         index = "" if single else f"[{i}]"
-        name_s, name_t = f"student{index}", f"teacher{index}"
-        name_first = "student" if single else "student[0]"
-        _feature(owner, name_s, a_s)
-        _feature(owner, name_t, a_t)
-        for name, a in ((name_s, a_s), (name_t, a_t)):
+        names = f"student{index}", f"teacher{index}"
+        for name, a in zip(names, pair, strict=True):
+            check(owner, name, a)
+        for name, a in zip(names, pair, strict=True):
             if a.shape[0] != first.shape[0]:
                 raise ValueError(
                     f"{owner}: {name} must have the batch size of {name_first} ({first.shape[0]}), "
@@ -107,19 +181,6 @@ def feature_pairs(
                     f"{owner}: {name} must be on the device of {name_first} ({first.device}), "
                     f"got {a.device}; move it with .to(...)"
                 )
-        if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have the same height and width, "
-                f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
-                "the larger one"
-            )
-        smallest = min(*a_s.shape[2:], *a_t.shape[2:])
-        if local_weight > 0 and smallest < 2:
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the "
-                f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
-                f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
-            )
     return students, teachers
 
 
@@ -144,3 +205,14 @@ def _feature(owner: str, name: str, a: Any) -> None:
     for axis, size in zip("BCHW", a.shape, strict=True):
         if size < 1:
             raise ValueError(f"{owner}: {name} must have {axis} >= 1, got shape {tuple(a.shape)}")
+
+
+def _samples(owner: str, name: str, a: Any) -> None:
+    float_tensor(owner, name, a)
+    if a.ndim < 2:
+        raise ValueError(
+            f"{owner}: {name} must be [B, D] or [B, C, H, W], got {a.ndim}-D: shape "
+            f"{tuple(a.shape)}"
+        )
+    if a.numel() == 0:
+        raise ValueError(f"{owner}: {name} must have no empty axis, got shape {tuple(a.shape)}")

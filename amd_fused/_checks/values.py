@@ -57,6 +57,19 @@ def weights(owner: str, name: str, value: Any) -> None:
         non_negative(owner, f"{name}[{i}]", weight)
 
 
+def optional_weights(owner: str, name: str, value: Any) -> None:
+    """None, or a list or tuple of finite numbers >= 0."""
+    if value is not None:
+        weights(owner, name, value)
+
+
+def exponent(owner: str, name: str, value: Any) -> None:
+    """A finite number >= 1: below, slopes at 0 are infinite."""
+    number(owner, name, value)
+    if not 1 <= value <= LARGEST:
+        raise ValueError(f"{owner}: {name} must be finite and >= 1, got {value}")
+
+
 def float_tensor(owner: str, name: str, a: Any) -> None:
     """A dense tensor of a floating dtype."""
     if not isinstance(a, Tensor):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._ops.second_order import once_differentiable
 from amd_fused.reference import compute_dtype
 
 FUSED_BACKENDS = ("cpp", "triton", "cuda")
@@ -78,32 +79,14 @@ class _AMD(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        def gradients(grad_loss: Tensor, *saved: Tensor) -> list[Tensor]:
+            half = len(saved) // 2
+            return _backward(ctx.backend)(grad_loss, saved[:half], saved[half:])
+
         saved = ctx.saved_tensors
-        half = len(saved) // 2
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            grads = _NoSecondOrder.apply(ctx.backend, grad_loss, *saved)
-        else:
-            grads = _backward(ctx.backend)(grad_loss, saved[:half], saved[half:])
-        following = iter(grads)
+        following = iter(once_differentiable("amd_loss", ctx.backend, gradients, grad_loss, *saved))
         by_feature = [next(following) if needed else None for needed in ctx.needs_grad]
         return None, None, None, None, *by_feature
-
-
-class _NoSecondOrder(torch.autograd.Function):
-    """The backward operator under create_graph=True: an error, rather than zero, if it is used."""
-
-    @staticmethod
-    def forward(ctx: Any, backend: str, grad_loss: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
-        ctx.backend = backend
-        half = len(saved) // 2
-        return tuple(_backward(backend)(grad_loss, saved[:half], saved[half:]))
-
-    @staticmethod
-    def backward(ctx: Any, *_grads: Tensor) -> Any:
-        raise RuntimeError(
-            f"amd_loss: backend {ctx.backend!r} has no second derivatives; "
-            'use backend="reference" where a gradient is differentiated again'
-        )
 
 
 def _forward(backend: str) -> Any:

@@ -5,5 +5,25 @@ only.
 """
 
 from amd_fused.reference.amd import amd_loss, compute_dtype, cos_margin, pool_to_common_size
+from amd_fused.reference.at import at_loss
+from amd_fused.reference.kd import kd_loss, spherical_kd_loss, spherical_logits
+from amd_fused.reference.lsh import lsh_loss
+from amd_fused.reference.nd import nd_loss
+from amd_fused.reference.rkd import rkd_loss
+from amd_fused.reference.sp import similarity_distance, sp_loss
 
-__all__ = ["amd_loss", "compute_dtype", "cos_margin", "pool_to_common_size"]
+__all__ = [
+    "amd_loss",
+    "at_loss",
+    "compute_dtype",
+    "cos_margin",
+    "kd_loss",
+    "lsh_loss",
+    "nd_loss",
+    "pool_to_common_size",
+    "rkd_loss",
+    "similarity_distance",
+    "sp_loss",
+    "spherical_kd_loss",
+    "spherical_logits",
+]

@@ -121,12 +121,12 @@ template <typename T, typename S>
 void map_strided(const S* a, const Features& x, int64_t begin, int64_t end, T* f) {
   for (int64_t i = begin; i < end; ++i) {
     const S* r = a + (i / x.width) * x.stride_h + (i % x.width) * x.stride_w;
-    T total = 0;
+    double total = 0;  // one long sum, where the other ways take sums of short ones
     for (int64_t c = 0; c < x.channels; ++c) {
-      T value = load_first<T>(r + c * x.stride_c, 1)[0];
+      const double value = load_first<T>(r + c * x.stride_c, 1)[0];
       total += value * value;
     }
-    f[i - begin] = total;
+    f[i - begin] = T(total);
   }
 }
 

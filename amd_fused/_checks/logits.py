@@ -1,0 +1,55 @@
+"""Checks of the losses on logits: pairs [B, K] and the options of KD and its spherical form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from amd_fused._checks.values import BACKENDS, choice, float_tensor, positive
+
+
+def kd_options(owner: str, *, temperature: Any, backend: Any) -> None:
+    """The options of ``kd_loss``."""
+    positive(owner, "temperature", temperature)
+    choice(owner, "backend", backend, BACKENDS)
+
+
+def spherical_kd_options(
+    owner: str, *, temperature: Any, norm: Any, multiplier: Any, backend: Any
+) -> None:
+    """The options of ``spherical_kd_loss``."""
+    kd_options(owner, temperature=temperature, backend=backend)
+    choice(owner, "norm", norm, ("std", "l2"))
+    if multiplier is not None:
+        positive(owner, "multiplier", multiplier)
+
+
+def logit_pair(owner: str, student_logits: Any, teacher_logits: Any) -> None:
+    """Two floating tensors [B, K] of one shape and device."""
+    for name, z in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
+        float_tensor(owner, name, z)
+        if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] < 1:
+            remedy = "; bring the classes last and .flatten(0, -2)" if z.ndim > 2 else ""
+            raise ValueError(
+                f"{owner}: {name} must be [B, K] with B, K >= 1, got shape {tuple(z.shape)}{remedy}"
+            )
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"{owner}: student_logits and teacher_logits must have the same shape, "
+            f"got {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}"
+        )
+    if student_logits.device != teacher_logits.device:
+        raise ValueError(
+            f"{owner}: teacher_logits must be on the device of student_logits "
+            f"({student_logits.device}), got {teacher_logits.device}; move it with .to(...)"
+        )
+
+
+def several_classes(owner: str, student_logits: Tensor, norm: str) -> None:
+    """A standard deviation needs two of them."""
+    if norm == "std" and student_logits.shape[1] < 2:
+        raise ValueError(
+            f'{owner}: student_logits must have K >= 2 classes for norm="std", got shape '
+            f'{tuple(student_logits.shape)}; pass norm="l2" for one class'
+        )

@@ -1,0 +1,209 @@
+"""One pass of a frozen teacher over its data, in one process or in all of torch.distributed.
+
+What class means (ND) and hash biases (LSH) are computed from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from amd_fused import _checks, reference
+
+# Embeddings that are widened to float64 at once.
+_ROWS = 4096
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """A module, or a bound method's, in evaluation mode and without gradients; then as before."""
+    module = _module_of(model)
+    modes = [(m, m.training) for m in module.modules()] if module else []
+    try:
+        if module:
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def embeddings(owner: str, model: Any, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
+    """``(model(inputs), labels)`` of each batch; labels are None where a batch has none.
+
+    A batch is ``(inputs, labels, ...)``, ``(inputs,)`` or the inputs alone. Without a model the
+    inputs are the embeddings.
+    """
+    device = _device_of(_module_of(model))
+    for batch in batches:
+        parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+        inputs = parts[0]
+        if device is not None and isinstance(inputs, Tensor):
+            inputs = inputs.to(device, non_blocking=True)
+        features = inputs if model is None else model(inputs)
+        name = "a batch's embeddings" if model is None else "the model's result"
+        if isinstance(features, Tensor) and features.ndim > 2 and features.shape[2:].numel() == 1:
+            features = features.flatten(1)
+        _checks.embedding(owner, name, features)
+        yield features, parts[1] if len(parts) > 1 else None
+
+
+def labelled(
+    owner: str, model_or_features: Any, loader: Iterable[Any] | Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embeddings [B, D] and their labels [B], batch by batch."""
+    if isinstance(model_or_features, Tensor):
+        _checks.embedding(owner, "model_or_features", model_or_features)
+        if isinstance(loader, Tensor):
+            labels = loader
+        else:
+            parts = [_labels_of(owner, batch) for batch in loader]
+            labels = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        _checks.labels(owner, "labels", labels, len(model_or_features))
+        yield from zip(model_or_features.split(_ROWS), labels.split(_ROWS), strict=True)
+        return
+    if not callable(model_or_features):
+        raise TypeError(
+            f"{owner}: model_or_features must be a module, a function or a tensor of embeddings, "
+            f"got {type(model_or_features).__name__}"
+        )
+    for features, labels in embeddings(owner, model_or_features, loader):
+        _checks.labels(owner, "labels", labels, len(features))
+        yield features, labels
+
+
+def _labels_of(owner: str, batch: Any) -> Tensor:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise TypeError(f"{owner}: loader must give batches (inputs, labels)")
+    return batch[1]
+
+
+def _module_of(model: Any) -> nn.Module | None:
+    bound_to = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+    return bound_to if isinstance(bound_to, nn.Module) else None
+
+
+def _device_of(module: nn.Module | None) -> torch.device | None:
+    """Of the first parameter or buffer; None where there is none."""
+    if module is None:
+        return None
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return None if first is None else first.device
+
+
+@contextlib.contextmanager
+def shared_errors(owner: str) -> Iterator[None]:
+    """An error in one process raises in all: otherwise the rest would wait for it forever."""
+    try:
+        yield
+    except Exception:
+        total(torch.ones(()))
+        raise
+    if total(torch.zeros(())) > 0:
+        raise RuntimeError(f"{owner}: it failed in another process, whose message says why")
+
+
+def total(a: Tensor) -> Tensor:
+    """The sum over all processes of torch.distributed, on the tensor's own device."""
+    return _reduce(a, "SUM")
+
+
+def largest(a: Tensor) -> Tensor:
+    """The maximum over all processes of torch.distributed, on the tensor's own device."""
+    return _reduce(a, "MAX")
+
+
+def _reduce(a: Tensor, operation: str) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return a
+    # NCCL takes CUDA tensors only, other backends CPU tensors.
+    shared = a.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+    dist.all_reduce(shared, getattr(dist.ReduceOp, operation))
+    return shared.to(a.device)
+
+
+def common_width(owner: str, width: int | None) -> int:
+    """The embeddings' width, of which a process without data has no notion."""
+    widest = int(largest(torch.tensor(width or 0)))
+    if widest == 0:
+        raise ValueError(f"{owner}: loader must give at least one batch, got none")
+    narrowest = -int(largest(torch.tensor(-(width or widest))))
+    if narrowest != widest:
+        raise ValueError(
+            f"{owner}: embeddings must have one width in all processes, got {narrowest} and "
+            f"{widest}"
+        )
+    return widest
+
+
+class ClassSums:
+    """Sums and counts of embeddings by label, in float64."""
+
+    def __init__(self, owner: str, classes: int) -> None:
+        self._owner, self._classes = owner, classes
+        self._sums: Tensor | None = None
+        self._dtype = torch.float32
+        # The last row is of the labels out of range: looked at once, at the end.
+        self._counts = torch.zeros(classes + 1, dtype=torch.int64)
+        self._device = torch.device("cpu")
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        self._device, self._dtype = features.device, reference.compute_dtype([features])
+        if features.device.type == "mps":  # has no float64
+            features = features.cpu()
+        if self._sums is None:
+            shape = (self._classes + 1, features.shape[1])
+            self._sums = features.new_zeros(shape, dtype=torch.float64)
+            self._counts = self._counts.to(features.device)
+        if features.shape[1] != self._sums.shape[1]:
+            raise ValueError(
+                f"{self._owner}: embeddings must have one width in all batches, got "
+                f"{self._sums.shape[1]} and {features.shape[1]}"
+            )
+        labels = labels.to(features.device, torch.int64)
+        known = (labels >= 0) & (labels < self._classes)
+        rows = (torch.where(known, labels, self._classes),)
+        # Not index_add_, whose order of additions on a GPU changes from run to run.
+        self._sums.index_put_(rows, features.detach().double(), accumulate=True)
+        self._counts.index_put_(rows, torch.ones_like(labels), accumulate=True)
+
+    def means(self) -> Tensor:
+        """[K, D], over all processes."""
+        owner = self._owner
+        width = common_width(owner, None if self._sums is None else self._sums.shape[1])
+        sums = self._sums
+        if sums is None:
+            sums = torch.zeros(self._classes + 1, width, dtype=torch.float64)
+        counts = total(self._counts)
+        if counts[-1] > 0:
+            raise ValueError(
+                f"{owner}: labels must be between 0 and num_classes - 1 = {self._classes - 1}, got "
+                f"{int(counts[-1])} outside"
+            )
+        missing = (counts[:-1] == 0).nonzero().flatten().tolist()
+        if missing:
+            raise ValueError(
+                f"{owner}: loader must give a sample of every class, got none of {_some(missing)}"
+            )
+        means = (total(sums)[:-1] / counts[:-1, None]).to(self._device, self._dtype)
+        broken = (~means.isfinite().all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"{owner}: embeddings must be finite, got NaN or Inf of {_some(broken)}"
+            )
+        return means
+
+
+def _some(classes: list[int]) -> str:
+    """ "class 3", or "5 classes: 0, 1, ..." without a line of thousands."""
+    if len(classes) == 1:
+        return f"class {classes[0]}"
+    shown = ", ".join(map(str, classes[:20]))
+    return f"{len(classes)} classes: {shown}{', ...' if len(classes) > 20 else ''}"

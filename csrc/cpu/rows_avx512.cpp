@@ -1,0 +1,16 @@
+// The row kernels for x86-64 CPUs with AVX-512.
+#if defined(__x86_64__)
+#include "storage.h"  // brings the system's headers before the target changes
+#if defined(__clang__)
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#endif
+#define AMD_ISA avx512
+#include "rows_kernels.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

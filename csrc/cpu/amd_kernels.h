@@ -1,4 +1,4 @@
-// The table of one instruction set's kernels. Included once by each amd_<isa>.cpp.
+// The table of one instruction set's AMD kernels. Included once by each <isa>.cpp.
 
 #include "amd_grad.h"
 #include "amd_map.h"

@@ -1,4 +1,4 @@
-// The table of one instruction set's row kernels. Included once by each rows_<isa>.cpp.
+// The table of one instruction set's row kernels. Included once by each <isa>.cpp.
 
 #include "kd_kernels.h"
 #include "lsh_kernels.h"

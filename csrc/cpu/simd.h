@@ -1,5 +1,5 @@
 // Vectors of 64 bytes by the compiler's vector extensions: one zmm, two ymm or four xmm registers,
-// whichever the including file's target has. Included once by each amd_<isa>.cpp, inside its own
+// whichever the including file's target has. Included by each <isa>.cpp, inside its own
 // namespace, so that code compiled for a wide CPU can never be linked into the path of a narrow
 // one. For the same reason nothing here uses templates of the standard library.
 #pragma once

@@ -10,6 +10,7 @@
 #endif
 #define AMD_ISA avx512
 #include "amd_kernels.h"
+#include "rows_kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -1,4 +1,4 @@
-// The row kernels for x86-64 CPUs with AVX2, FMA and F16C (2013 and later).
+// The kernels for x86-64 CPUs with AVX2, FMA and F16C (2013 and later).
 #if defined(__x86_64__)
 #include "storage.h"  // brings the system's headers before the target changes
 #if defined(__clang__)
@@ -7,6 +7,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define AMD_ISA avx2
+#include "amd_kernels.h"
 #include "rows_kernels.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from amd_fused.kernels.amd_launches import Launch, run_all
 from amd_fused.kernels.kd_bwd import kd_bwd_kernel
-from amd_fused.kernels.kd_fwd import NUMBERS, kd_row_fwd_kernel, kd_wide_fwd_kernel
+from amd_fused.kernels.kd_fwd import kd_row_fwd_kernel, kd_wide_fwd_kernel
+from amd_fused.kernels.kd_math import NUMBERS
 from amd_fused.kernels.rows import on_device
 from amd_fused.reference import compute_dtype
 

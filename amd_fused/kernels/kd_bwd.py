@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_map import aligned
-from amd_fused.kernels.kd_fwd import joined
+from amd_fused.kernels.kd_math import joined
 
 
 @triton.jit

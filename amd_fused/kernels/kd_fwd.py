@@ -1,9 +1,5 @@
 """Forward kernels of KD and its spherical form: a tile of rows in registers, or one wide row in
-blocks.
-
-Both losses are KL(softmax(v) || softmax(u)) with u = a_s z_s and v = a_t z_t, one factor a row: 1 /
-tau for KD, r / (tau |z|) for its spherical form. x = z_s - max z_s and y = z_t - max z_t stand for
-the logits: a softmax does not see the difference, and no exponent is positive.
+blocks. The mathematics is in `kd_math`.
 """
 
 from __future__ import annotations
@@ -12,125 +8,16 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_map import aligned
-
-# NORM: 0 for KD (amd_fused/_ops/kd.py).
-STD = tl.constexpr(1)
-L2 = tl.constexpr(2)
-# A norm at or below this counts as 0 (reference/kd.py).
-NORM_FLOOR = tl.constexpr(1e-12)
-
-# What the backward pass finds of a row, in this order: maxima of the logits, a_s, a_t, 1 / sum e^u,
-# 1 / sum e^v, E_p[v - u]; and for the paths through the norms, which add coefficient * (z - mean),
-# the coefficients and means of student and teacher.
-NUMBERS = 11
-
-
-@triton.jit
-def scalar(value, dtype: tl.constexpr):
-    """A number of the host, which may be a compile-time constant or Python's own, as a dtype."""
-    return tl.full([], value, dtype)
-
-
-@triton.jit
-def joined(high, low, dtype: tl.constexpr):
-    """A number of the host out of two float32 numbers."""
-    return scalar(high, dtype) + scalar(low, dtype)
-
-
-@triton.jit
-def _norm(square, divisor):
-    """sqrt(square / divisor); 0 up to NORM_FLOOR, and what divides by it gives 0 then. Inf becomes
-    NaN, which is heard."""
-    norm = tl.sqrt(square / divisor)
-    norm = tl.where(norm == float("inf"), float("nan"), norm)
-    return tl.where(norm <= NORM_FLOOR, 0.0, norm)
-
-
-@triton.jit
-def _ratio(x, norm):
-    return tl.where(norm == 0, 0.0, x / tl.where(norm == 0, 1.0, norm))
-
-
-@triton.jit
-def _factors(norm_s, norm_t, softening, radius, NORM: tl.constexpr, FIXED_RADIUS: tl.constexpr):
-    """a_s and a_t."""
-    a_s = softening + 0 * norm_s
-    a_t = softening + 0 * norm_t
-    if NORM:
-        if FIXED_RADIUS:
-            a_s = softening * _ratio(radius, norm_s)
-            a_t = softening * _ratio(radius, norm_t)
-        else:
-            a_s = softening * _ratio(norm_t, norm_s)
-    return a_s, a_t
-
-
-@triton.jit
-def _log_ratio(a, b):
-    """log(a / b), to the last bits where they are close: a small loss is a difference of such."""
-    result = tl.log(a / b)
-    if a.dtype == tl.float32:
-        w = (a - b) / (a + b)
-        w2 = w * w
-        series = 2 * w * (1 + w2 * (1 / 3 + w2 * (1 / 5 + w2 * (1 / 7 + w2 * (1 / 9)))))
-        result = tl.where(tl.abs(w) < 0.1, series, result)
-    return result
-
-
-@triton.jit
-def _divergences(e_u, e_v, apart, exp_u, exp_v):
-    """KL [ROWS] of rows in registers, apart = v - u.
-
-    derived: with d = log p - log q, sum p d = sum p (d - 1 + e^-d), whose terms are >= 0 and begin
-    with d^2 / 2: neither predictions that are close nor the last bits of exp_u and exp_v cost
-    digits.
-    """
-    d = apart - _log_ratio(exp_v, exp_u)[:, None]
-    term = e_v * (d - 1) + e_u * (exp_v / exp_u)[:, None]  # p e^-d is q
-    if d.dtype == tl.float32:
-        near = tl.abs(d) < 0.5
-        d = tl.where(near, d, 0.0)
-        series = 1 / 2 - d * (1 / 6 - d * (1 / 24 - d * (1 / 120 - d * (1 / 720 - d * (
-            1 / 5040 - d * (1 / 40320))))))  # fmt: skip
-        term = tl.where(near, e_v * (d * d * series), term)
-    return tl.sum(term, axis=1) / exp_v
-
-
-@triton.jit
-def _leave(
-    losses, rows, b, valid, divergence, divisor,
-    max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t,
-    exp_u, exp_v, exp_gap,  # sums of e^u, e^v, e^v (v - u)
-    exp_u_x, exp_v_x, exp_v_y, exp_gap_y,  # the same times x and y: spherical only
-    NORM: tl.constexpr, FIXED_RADIUS: tl.constexpr,
-):  # fmt: skip
-    """Each row's share of the loss, and its numbers."""
-    gap = exp_gap / exp_v
-    tl.store(losses + b, divergence, mask=valid)
-    row = rows + b * 11
-    tl.store(row, max_s, mask=valid)
-    tl.store(row + 1, max_t, mask=valid)
-    tl.store(row + 2, a_s, mask=valid)
-    tl.store(row + 3, a_t, mask=valid)
-    tl.store(row + 4, 1 / exp_u, mask=valid)
-    tl.store(row + 5, 1 / exp_v, mask=valid)
-    tl.store(row + 6, gap, mask=valid)
-    coefficient_s = 0 * gap
-    coefficient_t = 0 * gap
-    if NORM:
-        # derived: dKL/da_s = sum (q - p) x, and da_s/dz_s = -a_s / n_s^2 (z_s - mean) / divisor.
-        by_a_s = exp_u_x / exp_u - exp_v_x / exp_v
-        coefficient_s = -_ratio(_ratio(by_a_s * a_s, norm_s), norm_s) / divisor
-        # derived: the teacher's norm is in a_t, or, as the sample's radius, in a_s.
-        if FIXED_RADIUS:
-            by_norm = -((exp_gap_y - gap * exp_v_y) / exp_v) * a_t
-        else:
-            by_norm = by_a_s * a_s
-        coefficient_t = _ratio(_ratio(by_norm, norm_t), norm_t) / divisor
-    tl.store(row + 7, coefficient_s, mask=valid)
-    tl.store(row + 8, mean_s, mask=valid)
-    tl.store(row + 9, coefficient_t, mask=valid)
-    tl.store(row + 10, mean_t, mask=valid)
+from amd_fused.kernels.kd_math import (
+    STD,
+    divergences,
+    factors,
+    joined,
+    leave,
+    log_ratio,
+    norm_of,
+    scalar,
+)
 
 
 @triton.jit
@@ -140,9 +27,9 @@ def _row_norm(z, x, maximum, mask, width, NORM: tl.constexpr):
         # x is exactly 0 in a row of equal logits.
         mean = tl.sum(x, axis=1) / width
         apart = tl.where(mask, x - mean[:, None], 0.0)
-        return _norm(tl.sum(apart * apart, axis=1), width - 1.0), maximum + mean
+        return norm_of(tl.sum(apart * apart, axis=1), width - 1.0), maximum + mean
     else:
-        return _norm(tl.sum(z * z, axis=1), 1.0), 0 * maximum
+        return norm_of(tl.sum(z * z, axis=1), 1.0), 0 * maximum
 
 
 @triton.jit
@@ -192,7 +79,7 @@ def kd_row_fwd_kernel(
         norm_t, mean_t = _row_norm(z_t, y, max_t, mask, classes, NORM)
     softening = joined(softening_high, softening_low, dtype)
     radius = joined(radius_high, radius_low, dtype)
-    a_s, a_t = _factors(norm_s, norm_t, softening, radius, NORM, FIXED_RADIUS)
+    a_s, a_t = factors(norm_s, norm_t, softening, radius, NORM, FIXED_RADIUS)
 
     u = a_s[:, None] * x
     v = a_t[:, None] * y
@@ -202,7 +89,7 @@ def kd_row_fwd_kernel(
     exp_u = tl.sum(e_u, axis=1)
     exp_v = tl.sum(e_v, axis=1)
     exp_gap = tl.sum(e_gap, axis=1)
-    divergence = _divergences(e_u, e_v, v - u, exp_u, exp_v)
+    divergence = divergences(e_u, e_v, v - u, exp_u, exp_v)
     exp_u_x, exp_v_x, exp_v_y, exp_gap_y = 0 * exp_u, 0 * exp_u, 0 * exp_u, 0 * exp_u
     if NORM:
         exp_u_x = tl.sum(e_u * x, axis=1)
@@ -210,7 +97,7 @@ def kd_row_fwd_kernel(
         if FIXED_RADIUS:
             exp_v_y = tl.sum(e_v * y, axis=1)
             exp_gap_y = tl.sum(e_gap * y, axis=1)
-    _leave(
+    leave(
         losses, rows, b, valid, joined(weight_high, weight_low, dtype) * divergence,
         classes - 1 if NORM == STD else 1.0,
         max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t,
@@ -246,10 +133,10 @@ def _wide_extent(
         # From the row's first number: 0 in a row of equal logits.
         whole = tl.sum(count * (mean - first)) / width
         apart = (mean - first) - whole
-        norm = _norm(tl.sum(square) + tl.sum(count * apart * apart), width - 1.0)
+        norm = norm_of(tl.sum(square) + tl.sum(count * apart * apart), width - 1.0)
         return tl.max(maximum), norm, first + whole
     else:
-        return tl.max(maximum), _norm(tl.sum(square), 1.0), 0 * first
+        return tl.max(maximum), norm_of(tl.sum(square), 1.0), 0 * first
 
 
 @triton.jit
@@ -290,7 +177,7 @@ def kd_wide_fwd_kernel(
         max_t, norm_t, mean_t = _wide_extent(row_t, stride_tk, max_t, width, TILE, ALIGN, NORM)
     softening = joined(softening_high, softening_low, dtype)
     radius = joined(radius_high, radius_low, dtype)
-    a_s, a_t = _factors(norm_s, norm_t, softening, radius, NORM, FIXED_RADIUS)
+    a_s, a_t = factors(norm_s, norm_t, softening, radius, NORM, FIXED_RADIUS)
 
     exp_u = tl.zeros([TILE], dtype)
     exp_v = tl.zeros([TILE], dtype)
@@ -333,8 +220,8 @@ def kd_wide_fwd_kernel(
                 exp_gap_y += e_gap * y
     exp_u, exp_v, exp_gap = tl.sum(exp_u), tl.sum(exp_v), tl.sum(exp_gap)
     # derived: KL = sum p (v - u) - (log sum e^v - log sum e^u).
-    divergence = exp_gap / exp_v - _log_ratio(exp_v, exp_u)
-    _leave(
+    divergence = exp_gap / exp_v - log_ratio(exp_v, exp_u)
+    leave(
         losses, rows, b, b < batch, joined(weight_high, weight_low, dtype) * divergence,
         scalar(width, dtype) - 1 if NORM == STD else 1.0,
         max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t, exp_u, exp_v, exp_gap,

@@ -35,45 +35,62 @@ __attribute__((noinline)) void cos_margin_lanes(const T* n, double m, T* value, 
   }
 }
 
+// Vectors that take each step of `evaluate` one after another before the next step begins. A step
+// is one long chain of dependent instructions: vectors that went through all steps one by one would
+// wait for each other, and these do not.
+constexpr int kAbreast = 8;
+
 // f to g, n (and t for the released formula) and dg/dq. Padding becomes 0 in every map.
 template <typename T, bool kReleased, bool kDirect>
 Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
   constexpr int kL = kLanes<T>;
   const Settings<T>& o = *job.settings;
+  const Vec<T> zero = {};
   Vec<T> sum[2][kTerms] = {};
-  for (int64_t i = 0; i < chunk.length; i += kL) {
-    const IntVec<T> valid = first_lanes<T>(chunk.length - i);
-    const Vec<T> zero = {};
+  for (int64_t i = 0; i < chunk.length; i += kAbreast * kL) {
+    const int64_t vectors = (chunk.length - i + kL - 1) / kL;
+    const int64_t count = vectors < kAbreast ? vectors : kAbreast;
     for (int side = 0; side < 2; ++side) {
       const int64_t at = chunk.begin + i;
-      Vec<T> f = load<T>(job.f[side] + at);
-      Vec<T> all = negative_map<T>(f, job.norm[side], job.inverse_norm[side], T(o.eps));
-      Cosine<Vec<T>> t;
-      if (kDirect)
-        cos_margin_lanes<T>((const T*)&all, o.margin, (T*)&t.value, (T*)&t.slope);
-      else
-        t = cos_margin_polynomial<T>(all, o.coefficients, o.degree);
-      // Section 5.6.1. NaN is kept, so that it reaches the loss.
-      const IntVec<T> masked = all <= o.mask_threshold;
-      Vec<T> n = masked ? zero : all;
-      Vec<T> z = o.scale * (t.value - n);  // Eq. 6
-      LogSigmoid<Vec<T>> log = log_sigmoid<T>(z, exp_non_positive<T>(z > 0 ? -z : z));
-      // dz/dq = s (dt/dq - dn/dq), dn/dq = -1 or 0.
-      Vec<T> slope = log.slope * o.scale * (t.slope + (masked ? zero : splat<T>(1)));
-      n = valid ? n : zero;
-      Vec<T> g = valid ? log.value : zero;
-      store<T>(job.g[side] + at, g);
-      store<T>(job.n[side] + at, n);
-      store<T>(job.slope_g[side] + at, slope);
-      Vec<T> p = f * job.inverse_norm[side];
-      if (kReleased) {
-        p = valid ? t.value : zero;
-        store<T>(job.p[side] + at, p);
-        store<T>(job.slope_p[side] + at, t.slope);
+      Vec<T> all[kAbreast], z[kAbreast], e[kAbreast];
+      Cosine<Vec<T>> t[kAbreast];
+      for (int64_t v = 0; v < count; ++v) {
+        const Vec<T> f = load<T>(job.f[side] + at + v * kL);
+        all[v] = negative_map<T>(f, job.norm[side], job.inverse_norm[side], T(o.eps));
+        if (kDirect)
+          cos_margin_lanes<T>((const T*)&all[v], o.margin, (T*)&t[v].value, (T*)&t[v].slope);
+        else
+          t[v] = cos_margin_polynomial<T>(all[v], o.coefficients, o.degree);
       }
-      sum[side][0] += g * g;
-      sum[side][1] += p * p;
-      sum[side][2] += n * n;
+      for (int64_t v = 0; v < count; ++v) {
+        // Section 5.6.1. NaN is kept, so that it reaches the loss.
+        const Vec<T> n = all[v] <= o.mask_threshold ? zero : all[v];
+        z[v] = o.scale * (t[v].value - n);  // Eq. 6
+        e[v] = exp_non_positive<T>(z[v] > 0 ? -z[v] : z[v]);
+      }
+      for (int64_t v = 0; v < count; ++v) {
+        const int64_t to = at + v * kL;
+        const IntVec<T> valid = first_lanes<T>(chunk.length - i - v * kL);
+        const IntVec<T> masked = all[v] <= o.mask_threshold;
+        LogSigmoid<Vec<T>> log = log_sigmoid<T>(z[v], e[v]);
+        // dz/dq = s (dt/dq - dn/dq), dn/dq = -1 or 0.
+        Vec<T> slope = log.slope * o.scale * (t[v].slope + (masked ? zero : splat<T>(1)));
+        Vec<T> n = masked ? zero : all[v];
+        n = valid ? n : zero;
+        Vec<T> g = valid ? log.value : zero;
+        store<T>(job.g[side] + to, g);
+        store<T>(job.n[side] + to, n);
+        store<T>(job.slope_g[side] + to, slope);
+        Vec<T> p = load<T>(job.f[side] + to) * job.inverse_norm[side];
+        if (kReleased) {
+          p = valid ? t[v].value : zero;
+          store<T>(job.p[side] + to, p);
+          store<T>(job.slope_p[side] + to, t[v].slope);
+        }
+        sum[side][0] += g * g;
+        sum[side][1] += p * p;
+        sum[side][2] += n * n;
+      }
     }
   }
   Sums sums;

@@ -11,13 +11,18 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench gpu build clean FORCE
+.PHONY: help demo paper-digits test lint bench gpu build clean FORCE
 
 help: ## show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
 
 demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with and without the AMD loss
-	$(BIN)/python -m amd_fused.distill $(ARGS)
+	rm -rf runs/demo
+	$(BIN)/amd-fused sweep --recipe demo $(ARGS)
+	$(BIN)/amd-fused backends --time
+
+paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds: table and report
+	$(BIN)/amd-fused sweep --recipe digits --output-dir runs/paper-digits $(ARGS)
 
 test: $(STAMPS)/test-distill ## run the tests
 	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)

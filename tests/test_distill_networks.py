@@ -1,91 +1,158 @@
-"""The WideResNets are those of the AMD paper's Tables 1 and 2, and take images of any size."""
+"""The networks are those of the AMD paper's tables, for images of any size and channels."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from amd_fused import FeatureHooks, amd_loss
-from amd_fused.distill.wrn import (
-    FEATURE_LAYERS,
-    PreActivationBlock,
-    WideResNet,
-    count_parameters,
-    parse_wrn,
-)
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.models import build, canonical, count_parameters, library
+from amd_fused.distill.models.mobilenet import InvertedResidual, MobileNetV2
+from amd_fused.distill.models.resnet import CifarResNet, ResidualBlock
+from amd_fused.distill.models.wrn import PreActivationBlock, WideResNet
+
+
+def parameters_of(name: str, num_classes: int = 10, channels: int = 3) -> int:
+    return count_parameters(
+        build(name, num_classes=num_classes, channels=channels, image_size=8, seed=0)
+    )
 
 
 @pytest.mark.parametrize(
-    ("depth", "width", "millions", "digits"),
+    ("name", "num_classes", "millions", "digits"),
     [
-        (16, 1, 0.18, 2),
-        (16, 3, 1.5, 1),
-        (28, 1, 0.37, 2),
-        # Beyond Table 2, from the WideResNet paper's Tables 3 and 4.
-        (40, 2, 2.2, 1),
-        (28, 10, 36.5, 1),
+        # Table 2.
+        ("WRN16-1", 10, 0.18, 2),
+        ("WRN16-3", 10, 1.5, 1),
+        ("WRN28-1", 10, 0.37, 2),
+        ("ResNet44", 10, 0.66, 2),
+        # Table 7, for CIFAR-10 and CINIC-10.
+        ("WRN40-1", 10, 0.6, 1),
+        ("WRN16-8", 10, 11.0, 1),
+        ("WRN28-3", 10, 3.3, 1),
+        ("WRN40-2", 10, 2.2, 1),
+        ("ResNet20", 10, 0.3, 1),
+        ("MobileNetV2", 10, 0.6, 1),
+        # Table 7, for Tiny-ImageNet.
+        ("WRN40-1", 200, 0.6, 1),
+        ("WRN40-2", 200, 2.3, 1),
+        ("WRN16-3", 200, 1.6, 1),
     ],
 )
-def test_parameter_counts_are_the_papers(depth, width, millions, digits):
-    with torch.device("meta"):
-        model = WideResNet(depth, width)
-    assert round(count_parameters(model) / 1e6, digits) == millions
+def test_parameter_counts_are_the_papers(name, num_classes, millions, digits):
+    assert round(parameters_of(name, num_classes) / 1e6, digits) == millions
 
 
-def test_parameter_count_is_the_one_worked_out_by_hand():
-    # WRN10-1, 1 channel, 2 classes; a BN has 2 parameters a channel, no convolution a bias.
-    conv1 = 9 * 16
-    conv2 = 2 * 16 + 9 * 16 * 16 + 2 * 16 + 9 * 16 * 16  # same channels: no shortcut convolution
-    conv3 = 2 * 16 + 9 * 16 * 32 + 2 * 32 + 9 * 32 * 32 + 16 * 32
-    conv4 = 2 * 32 + 9 * 32 * 64 + 2 * 64 + 9 * 64 * 64 + 32 * 64
-    rest = 2 * 64 + 64 * 2 + 2
-    model = WideResNet(10, 1, num_classes=2, in_channels=1)
-    assert count_parameters(model) == conv1 + conv2 + conv3 + conv4 + rest == 77042
+@pytest.mark.parametrize(
+    ("student", "teacher", "percent"),
+    [
+        ("WRN16-1", "WRN16-3", 11.30),
+        ("WRN16-1", "WRN28-1", 47.38),
+        ("WRN28-1", "WRN16-3", 23.85),
+        # With zero-padded shortcuts in ResNet44 it would be 26.58.
+        ("WRN16-1", "ResNet44", 26.47),
+        ("WRN16-1", "WRN28-3", 5.31),
+    ],
+)
+def test_compression_ratios_are_those_of_tables_2_and_4_to_the_last_digit(
+    student, teacher, percent
+):
+    ratio = parameters_of(student) / parameters_of(teacher)
+    assert round(100 * ratio, 2) == percent
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_groups_have_the_shapes_of_table_1(width):
-    model = WideResNet(16, width)
-    with FeatureHooks(model, FEATURE_LAYERS) as hooks:
-        assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
-        shapes = [tuple(feature.shape[1:]) for feature in hooks.features]
-    assert shapes == [(16 * width, 32, 32), (32 * width, 16, 16), (64 * width, 8, 8)]
+@pytest.mark.parametrize(("teacher", "percent"), [("WRN40-1", 32.53), ("WRN40-2", 8.27)])
+def test_compression_ratios_for_200_classes_are_those_of_table_5_within_a_hundredth(
+    teacher, percent
+):
+    # 201 outputs would give them to the last digit, but Tiny-ImageNet has 200 classes.
+    ratio = parameters_of("WRN16-1", 200) / parameters_of(teacher, 200)
+    assert 100 * ratio == pytest.approx(percent, abs=0.01)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (8, 21), (9, 13), (31, 10), (50, 64)])
-def test_any_image_size_from_8x8_gives_logits_and_features_for_the_local_loss(size):
-    images = torch.randn(2, 1, *size)
-    student = WideResNet(10, 1, num_classes=7, in_channels=1)
-    teacher = WideResNet(10, 2, num_classes=7, in_channels=1)
-    with (
-        FeatureHooks(student, FEATURE_LAYERS) as hooks_s,
-        FeatureHooks(teacher, FEATURE_LAYERS) as hooks_t,
-    ):
-        assert student(images).shape == teacher(images).shape == (2, 7)
-        # Reading a feature that a later layer overwrote would raise here.
-        loss = amd_loss(hooks_s.features, hooks_t.features, local_weight=0.2, backend="reference")
-    assert torch.isfinite(loss)
-    assert loss > 0
+# Closed formulas. A 3x3 convolution has 9 weights a pair of channels and no bias, BN 2 a channel.
+
+
+def wrn_parameters(depth: int, k: int, classes: int, channels: int) -> int:
+    blocks = (depth - 4) // 6
+    total = 9 * channels * 16
+    for c_in, c in ((16, 16 * k), (16 * k, 32 * k), (32 * k, 64 * k)):
+        shortcut = 0 if c_in == c else c_in * c
+        total += 2 * c_in + 9 * c_in * c + 2 * c + 9 * c * c + shortcut
+        total += (blocks - 1) * (4 * c + 18 * c * c)
+    return total + 2 * 64 * k + (64 * k + 1) * classes
+
+
+def resnet_parameters(depth: int, classes: int, channels: int) -> int:
+    blocks = (depth - 2) // 6
+    identity = [18 * c * c + 4 * c for c in (16, 32, 64)]
+    # A projecting block has c / 2 channels in: 4.5 + 9 + 0.5 products of channels, three BN.
+    projecting = [14 * c * c + 6 * c for c in (32, 64)]
+    total = 9 * channels * 16 + 2 * 16 + blocks * identity[0]
+    total += sum(projecting) + (blocks - 1) * sum(identity[1:])
+    return total + 65 * classes
+
+
+def mobilenet_parameters(classes: int, channels: int) -> int:
+    # Half the channels of MobileNetV2's Table 2.
+    groups = [(12, 2), (16, 3), (32, 4), (48, 3), (80, 3), (160, 1)]
+    total = 9 * channels * 16 + 2 * 16
+    total += 9 * 16 + 2 * 16 + 16 * 8 + 2 * 8  # the first block expands nothing
+    c_in = 8
+    for c, blocks in groups:
+        for _ in range(blocks):
+            hidden = 6 * c_in
+            total += hidden * c_in + 2 * hidden + 9 * hidden + 2 * hidden + hidden * c + 2 * c
+            c_in = c
+    return total + 160 * 640 + 2 * 640 + 641 * classes
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(10, 3), (7, 1)])
+def test_parameter_counts_are_those_of_closed_formulas(classes, channels):
+    for depth, k in [(10, 1), (16, 3), (28, 1), (40, 2)]:
+        expected = wrn_parameters(depth, k, classes, channels)
+        assert parameters_of(f"WRN{depth}-{k}", classes, channels) == expected
+    for depth in (8, 20, 44, 110):
+        expected = resnet_parameters(depth, classes, channels)
+        assert parameters_of(f"ResNet{depth}", classes, channels) == expected
+    assert parameters_of("MobileNetV2", classes, channels) == mobilenet_parameters(
+        classes, channels
+    )
+
+
+def test_torchvision_resnets_have_the_counts_that_torchvision_documents():
+    assert parameters_of("ResNet18", 1000) == 11_689_512
+    # 64 filters of 7x7 lose two channels, and the last layer has 10 classes of 513 numbers.
+    fewer = 2 * 49 * 64 + 990 * 513
+    assert parameters_of("ResNet18", 10, channels=1) == 11_689_512 - fewer
+
+
+def bn(x, module):
+    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+    x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+    return x * module.weight[:, None, None] + module.bias[:, None, None]
+
+
+def randomised(block):
+    block.double()
+    for module in block.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.normal_(module.bias)
+    return block
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(4, 1), (6, 1), (4, 2)])
-def test_block_is_the_preactivation_block_written_out(channels, stride):
-    block = PreActivationBlock(4, channels, stride).double()
-    for bn in (block.bn1, block.bn2):
-        torch.nn.init.uniform_(bn.weight, 0.5, 2.0)
-        torch.nn.init.normal_(bn.bias)
+def test_preactivation_block_is_the_one_written_out(channels, stride):
+    block = randomised(PreActivationBlock(4, channels, stride))
     x = torch.randn(3, 4, 9, 8, dtype=torch.float64)
     given = x.clone()
-
-    def bn_relu(y, bn):
-        mean, var = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
-        y = (y - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
-        return (y * bn.weight[:, None, None] + bn.bias[:, None, None]).clamp(min=0)
-
-    activated = bn_relu(x, block.bn1)
+    activated = bn(x, block.bn1).clamp(min=0)
     y = F.conv2d(activated, block.conv1.weight, stride=stride, padding=1)
-    y = F.conv2d(bn_relu(y, block.bn2), block.conv2.weight, padding=1)
+    y = F.conv2d(bn(y, block.bn2).clamp(min=0), block.conv2.weight, padding=1)
     if channels == 4 and stride == 1:
         assert block.shortcut is None
         expected = x + y
@@ -95,29 +162,166 @@ def test_block_is_the_preactivation_block_written_out(channels, stride):
     assert torch.equal(x, given)
 
 
+@pytest.mark.parametrize(("channels", "stride"), [(4, 1), (8, 2)])
+def test_residual_block_is_the_one_written_out(channels, stride):
+    block = randomised(ResidualBlock(4, channels, stride))
+    x = torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    given = x.clone()
+    y = bn(F.conv2d(x, block.conv1.weight, stride=stride, padding=1), block.bn1).clamp(min=0)
+    y = bn(F.conv2d(y, block.conv2.weight, padding=1), block.bn2)
+    shortcut = x
+    if stride == 2:
+        shortcut = bn(F.conv2d(x, block.shortcut[0].weight, stride=2), block.shortcut[1])
+    torch.testing.assert_close(block(x), (shortcut + y).clamp(min=0))
+    assert torch.equal(x, given)
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"), [("16-3", (16, 3)), ("WRN28-1", (28, 1)), (" wrn-40-2 ", (40, 2))]
+    ("channels", "stride", "expansion"), [(4, 1, 6), (6, 1, 6), (4, 2, 6), (4, 1, 1)]
 )
-def test_names_are_parsed(text, expected):
-    assert parse_wrn(text) == expected
+def test_inverted_residual_is_the_one_written_out(channels, stride, expansion):
+    block = randomised(InvertedResidual(4, channels, stride, expansion))
+    x = 5 * torch.randn(3, 4, 9, 8, dtype=torch.float64)
+    given = x.clone()
+    layers = list(block.layers)
+    y = x
+    if expansion > 1:
+        y = bn(F.conv2d(y, layers[0].weight), layers[1]).clamp(0, 6)
+        layers = layers[3:]
+    y = F.conv2d(y, layers[0].weight, stride=stride, padding=1, groups=4 * expansion)
+    y = bn(F.conv2d(bn(y, layers[1]).clamp(0, 6), layers[3].weight), layers[4])
+    torch.testing.assert_close(block(x), x + y if (channels, stride) == (4, 1) else y)
+    assert torch.equal(x, given)
 
 
-@pytest.mark.parametrize("text", ["", "16", "17-1", "4-1", "16-0", "16-1-1", "resnet", "16-1.5"])
-def test_other_names_are_refused(text):
-    message = "text must be depth-width with depth 6n \\+ 4 and width >= 1, such as 16-3, got"
-    with pytest.raises(ValueError, match=message):
-        parse_wrn(text)
+@pytest.mark.parametrize("name", ["WRN10-1", "ResNet8", "MobileNetV2", "ResNet18"])
+@pytest.mark.parametrize("size", [8, 33, 64])
+def test_any_image_size_from_8_and_any_channels_give_logits(name, size):
+    for channels in (1, 4):
+        model = build(name, num_classes=7, channels=channels, image_size=size, seed=0)
+        assert model.training
+        assert model(torch.randn(2, channels, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["WRN10-1", "ResNet8", "MobileNetV2", "ResNet18"])
+def test_weights_come_from_the_seed_alone_and_the_global_generator_is_left_alone(name):
+    def weights(seed):
+        model = build(name, num_classes=3, channels=1, image_size=8, seed=seed)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = weights(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(weights(5), first)
+    assert not torch.equal(weights(6), first)
+
+
+def test_replaced_first_convolution_is_as_wide_as_the_networks_own():
+    def first(channels):
+        model = build("ResNet18", num_classes=2, channels=channels, image_size=32, seed=0)
+        return model.conv1
+
+    own, new = first(3), first(5)
+    assert (new.in_channels, new.stride, new.padding) == (5, own.stride, own.padding)
+    assert new.weight.std().item() == pytest.approx(own.weight.std().item(), rel=0.03)
+
+
+def test_timm_networks_are_built_for_any_channels():
+    pytest.importorskip("timm")
+    model = build("timm/resnet10t", num_classes=4, channels=2, image_size=32, seed=0)
+    assert model(torch.randn(2, 2, 32, 32)).shape == (2, 4)
+
+
+def test_without_timm_its_networks_are_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    library.names.cache_clear()
+    with pytest.raises(UsageError, match=r"need timm, which cannot be .* pip install timm"):
+        canonical("timm/resnet18")
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("text", "expected"),
     [
-        ({"depth": 17, "width": 1}, "WideResNet: depth must be 6n \\+ 4 .* got 17"),
-        ({"depth": 16, "width": 0}, "WideResNet: width must be at least 1, got 0"),
-        ({"depth": 16, "width": 1, "num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ({"depth": 16, "width": 1, "in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ("16-3", "WRN16-3"),
+        ("wrn28-1", "WRN28-1"),
+        (" WRN-40-2 ", "WRN40-2"),
+        ("resnet44", "ResNet44"),
+        ("ResNet-20", "ResNet20"),
+        ("mobilenet_v2", "MobileNetV2"),
+        ("MobileNetV2", "MobileNetV2"),
+        ("ResNet18", "torchvision/resnet18"),
+        ("Torchvision/ResNet34", "torchvision/resnet34"),
+        ("torchvision/vgg11_bn", "torchvision/vgg11_bn"),
     ],
 )
-def test_impossible_networks_are_refused(settings, message):
+def test_every_spelling_has_one_canonical_name(text, expected):
+    assert canonical(text) == expected
+    assert canonical(expected) == expected
+
+
+def test_timm_names_are_those_that_timm_lists():
+    pytest.importorskip("timm")
+    assert canonical("timm/ResNet18") == "timm/resnet18"
+    with pytest.raises(UsageError, match=r"timm has no classification network 'resnet1888'; near"):
+        canonical("timm/resnet1888")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"--teacher, --student\) must be WRN<depth>-<width> .* got ''$"),
+        ("16", "must be WRN<depth>-<width> .*, got '16'"),
+        ("wrm16-3", "got 'wrm16-3'; near matches: WRN16-3"),
+        ("resnet45", "got 'resnet45'; near matches: .*ResNet44"),
+        # What others call ResNet50 is torchvision/resnet50; 50 is of the form 6n + 2 too.
+        ("resnet50", "must be WRN<depth>-<width> .*, got 'resnet50'"),
+        ("17-1", r"depth 6n \+ 4 from 10 on and width >= 1, as WRN16-3 has, got '17-1'"),
+        ("4-1", "depth 6n"),
+        ("WRN16-0", "width >= 1, as WRN16-3 has, got 'WRN16-0'"),
+        ("16-1.5", "got '16-1.5'"),
+        ("torchvision/resnet19", "no classification network 'resnet19'; near matches: .*resnet18"),
+        ("torchvision/fcn_resnet50", "no classification network 'fcn_resnet50'"),
+    ],
+)
+def test_other_names_are_refused_with_what_is_known_and_near(text, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        canonical(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "message"),
+    [
+        ("WRN16-1", {"image_size": 7}, "WRN16-1 needs images of at least 8x8 pixels, got 7x7"),
+        ("ResNet18", {"image_size": 4}, "torchvision/resnet18 needs images of at least 8x8"),
+        ("MobileNetV2", {"channels": 0}, "the number of channels must be at least 1, got 0"),
+        ("ResNet8", {"num_classes": 0}, "the number of classes must be at least 1, got 0"),
+        (
+            "torchvision/vit_b_32",
+            {"image_size": 32},
+            r"torchvision/vit_b_32 cannot take images of 32x32 with 3 channels \(Wrong image",
+        ),
+    ],
+)
+def test_images_that_a_network_cannot_take_are_refused(name, sizes, message):
+    with pytest.raises(UsageError, match=message):
+        build(name, **{"num_classes": 10, "channels": 3, "image_size": 32, "seed": 0, **sizes})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WideResNet(17, 1), r"WideResNet: depth must be 6n \+ 4 .* got 17"),
+        (lambda: WideResNet(16, 0), "WideResNet: width must be at least 1, got 0"),
+        (lambda: WideResNet(16, 1, num_classes=0), "num_classes must be at least 1, got 0"),
+        (lambda: CifarResNet(50), "CifarResNet: depth must be one of .* got 50"),
+        (lambda: CifarResNet(8, channels=0), "CifarResNet: channels must be at least 1, got 0"),
+        (lambda: MobileNetV2(0.01), "MobileNetV2: width must be at least 1/16, got 0.01"),
+        (lambda: MobileNetV2(num_classes=0), "MobileNetV2: num_classes must be at least 1, got 0"),
+    ],
+)
+def test_impossible_networks_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        WideResNet(**settings)
+        make()

@@ -1,5 +1,5 @@
-"""Distillation experiments with the losses of amd_fused: `python -m amd_fused.distill --help`.
+"""The trainer: distillation experiments from a laptop to several machines, `amd-fused --help`.
 
-Trains a WideResNet teacher and small students of it on images that scikit-learn brings along, from
-scratch, with KD and with AMD, and reports what it measured. Needs the extra "distill".
+Teachers and students, the methods that the AMD paper compares, its recipes, tables and pictures.
+Needs the extra "distill"; nothing outside this package imports it.
 """

@@ -1,96 +1,193 @@
-"""What one experiment is: every option, its default, its meaning and its rule."""
+"""What one run is: every option, its default, its meaning and its rule.
+
+Defaults are the paper's for CIFAR-10 (section 5.1.2); a recipe (`recipes.py`) changes what it
+names, the command line what it is told.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_origin, get_type_hints
 
-from amd_fused.distill.wrn import parse_wrn
+from amd_fused.distill.errors import UsageError
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one network is trained, whatever it learns from: SGD, with a cosine from `lr` to 0."""
-
-    epochs: int
-    batch_size: int
-    lr: float
-    momentum: float
-    weight_decay: float
+DATA = ("digits", "cifar10", "cifar100", "cinic10", "tiny-imagenet", "imagenet", "folder")
+AUGMENTATIONS = ("none", "crop-flip", "imagenet")
+SCHEDULES = ("steps", "cosine")
+PRECISIONS = ("no", "bf16", "fp16")
+# In the order in which --help shows them.
+GROUPS = ("data", "networks", "training", "objective", "running")
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(group: str, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"group": group, "help": help, "choices": choices})
 
 
 @dataclass(frozen=True)
-class Config:
-    """Settings of one experiment; the command line has one option per field.
-
-    Where digits are unlike CIFAR, the paper's values are carried over, not tuned. The AMD loss is
-    a mean over positions, and gamma = 5000 belongs to 32x32 images; in 8x8 images, the map of every
-    group has 1/16 of the positions, so gamma = 5000 / 16 keeps the weight of Eq. 7's sum over
-    positions. The learning rate of 0.1 belongs to batches of 128, so it is about half for 50.
+class Settings:
+    """Settings of one run; the command line has one option per field.
 
     Raises:
-        ValueError: a field breaks its rule.
+        UsageError: a field breaks its rule.
     """
 
-    teacher: str = _option("16-2", "teacher WideResNet, as depth-width")
-    student: str = _option("16-1", "student WideResNet, as depth-width")
-    seeds: int = _option(3, "repetitions with seeds 0, 1, ...: each its own teacher and students")
+    recipe: str = _option("data", "digits", "the recipe that these settings started from")
+
+    data: str = _option("data", "digits", "data set", DATA)
+    data_dir: str = _option("data", "data", "folder in which the data sets lie")
     train_size: int = _option(
-        300, "training images of the students, as many of each digit; the teacher has all 898"
+        "data", 0, "train on this many images, as many of each class as can be; 0: all"
     )
-    epochs: int = _option(30, "epochs of each student")
-    teacher_epochs: int = _option(10, "epochs of each teacher")
-    batch_size: int = _option(50, "images a training step")
-    lr: float = _option(0.05, "first learning rate; falls to 0 along a cosine")
-    momentum: float = _option(0.9, "SGD momentum")
-    weight_decay: float = _option(1e-4, "SGD weight decay")
-    ce_weight: float = _option(0.1, "weight of the labels in distillation (Eq. 8, lambda 1)")
-    kd_weight: float = _option(0.9, "weight of the teacher's logits (Eq. 8, lambda 2)")
-    temperature: float = _option(4.0, "temperature of the logits (Eq. 3, tau)")
-    feature_weight: float = _option(
-        312.5, "weight of the AMD loss (Eq. 8, gamma): 5000 for 32x32 images, / 16 for 8x8"
+    augment: str = _option(
+        "data",
+        "none",
+        "crop-flip: pad by 2 (64 to 68 pixels), crop at random, flip; imagenet: random resized "
+        "crop of 224, flip",
+        AUGMENTATIONS,
     )
-    local_weight: float = _option(0.2, "weight of the 2x2 local part in AMD (g+l) (Eq. 9)")
-    timing_steps: int = _option(50, "training steps timed with each backend; 0: none")
+    mixup: float = _option("data", 0.0, "Mixup's alpha for students (5.6.2 uses 0.2); 0: off")
+    workers: int = _option("data", 0, "processes that load images; 0: none beside the training one")
+
+    teacher: str = _option("networks", "wrn16-3", "teacher network")
+    student: str = _option("networks", "wrn16-1", "student network")
+    teacher_layers: tuple[str, ...] = _option(
+        "networks", (), "module paths of the teacher's feature maps, instead of the network's own"
+    )
+    student_layers: tuple[str, ...] = _option(
+        "networks", (), "module paths of the student's feature maps, as many as the teacher's"
+    )
+    teacher_embedding: str = _option(
+        "networks", "", "module path of the teacher's embedding (for nd, lsh, rkd)"
+    )
+    student_embedding: str = _option(
+        "networks", "", "module path of the student's embedding (for nd, lsh, rkd)"
+    )
+
+    epochs: int = _option("training", 200, "epochs")
+    batch_size: int = _option("training", 128, "images a step, over all processes together")
+    lr: float = _option("training", 0.1, "first learning rate")
+    momentum: float = _option("training", 0.9, "SGD momentum")
+    weight_decay: float = _option("training", 1e-4, "SGD weight decay")
+    schedule: str = _option(
+        "training", "steps", "steps: times lr_decay at each of the milestones", SCHEDULES
+    )
+    milestones: tuple[int, ...] = _option(
+        "training", (40, 80, 120, 160), "epochs after which the learning rate falls"
+    )
+    lr_decay: float = _option("training", 0.2, "factor of the learning rate at a milestone")
+
+    method: str = _option(
+        "objective", "amd-gl", "what the student learns from, several joined by +, as amd-gl+sp"
+    )
+    ce_weight: float = _option("objective", 0.1, "lambda_1, weight of the labels (Eq. 8)")
+    kd_weight: float = _option("objective", 0.9, "lambda_2, weight of the teacher's logits (Eq. 8)")
+    temperature: float = _option("objective", 4.0, "tau, temperature of the logits (Eq. 3)")
+    gamma: float = _option("objective", 5000.0, "weight of the AMD loss (Eq. 8)")
+    margin: float = _option("objective", 1.35, "angular margin m (Eq. 6)")
+    scale: float = _option("objective", 64.0, "radius s of the hypersphere (Eq. 6)")
+    local_weight: float = _option("objective", 0.2, "weight of AMD's local part in g+l (Eq. 9)")
+    mask_threshold: float = _option(
+        "objective", 0.5, "threshold of the negative map in masked AMD (5.6.1)"
+    )
+    at_weight: float = _option("objective", 1000.0, "weight of attention transfer")
+    sp_weight: float = _option("objective", 3000.0, "weight of the similarity-preserving loss")
+    rkd_weight: float = _option("objective", 1.0, "weight of relational KD, which is 25 D + 50 A")
+    nd_weight: float = _option("objective", 1.0, "weight of the norm-and-direction loss")
+    lsh_weight: float = _option("objective", 1.0, "weight of the hashing loss")
+    lsh_hashes: int = _option("objective", 2048, "hash functions of the hashing loss")
+    backend: str = _option(
+        "objective",
+        "auto",
+        "which implementation computes the losses",
+        ("auto", "triton", "cuda", "cpp", "reference"),
+    )
+
+    seed: int = _option("running", 0, "of the weights, the order of the images and their changes")
+    mixed_precision: str = _option("running", "no", "autocast of the networks", PRECISIONS)
+    channels_last: bool = _option("running", False, "memory format of images and networks")
+    sync_batchnorm: bool = _option(
+        "running", True, "batch statistics over all processes, as one process would take them"
+    )
+    save_every: int = _option(
+        "running",
+        0,
+        "keep the weights of every so many epochs, for early-stopped teachers; 0: none",
+    )
+    checkpoint_steps: int = _option(
+        "running", 0, "write what --resume needs every so many steps too, not only after epochs"
+    )
+    report_images: int = _option("running", 6, "test images in the report's Grad-CAM pictures")
 
     def __post_init__(self) -> None:
-        for name in ("teacher", "student"):
-            depth, width = parse_wrn(getattr(self, name), f"Config: {name}")
-            # One spelling in reports: WRN16-3 and 16-3 are the same network.
-            object.__setattr__(self, name, f"{depth}-{width}")
-        for name in ("seeds", "epochs", "teacher_epochs"):
+        for option in fields(self):
+            value, choices = getattr(self, option.name), option.metadata["choices"]
+            if choices and value not in choices:
+                self._refuse(option.name, f"one of {', '.join(choices)}")
+            if isinstance(value, float) and not math.isfinite(value):
+                self._refuse(option.name, "finite")
+        for name in ("epochs", "lsh_hashes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "temperature", "kd_weight", "feature_weight"):
-            value = getattr(self, name)
-            self._require(name, math.isfinite(value) and value > 0, "finite and > 0")
-        for name in ("weight_decay", "ce_weight"):
-            value = getattr(self, name)
-            self._require(name, math.isfinite(value) and value >= 0, "finite and >= 0")
-        self._require("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
-        self._require("local_weight", 0 < self.local_weight <= 1, "above 0 and at most 1")
-        self._require("train_size", self.train_size >= 10, "at least 10, one image of each digit")
         # Batch normalisation needs two values a channel, also where a map has one position.
         self._require("batch_size", self.batch_size >= 2, "at least 2")
-        largest = f"at most train_size ({self.train_size})"
-        self._require("batch_size", self.batch_size <= self.train_size, largest)
-        self._require("timing_steps", self.timing_steps >= 0, "at least 0")
-
-    @property
-    def teacher_recipe(self) -> Recipe:
-        return self._recipe(self.teacher_epochs)
-
-    @property
-    def student_recipe(self) -> Recipe:
-        return self._recipe(self.epochs)
-
-    def _recipe(self, epochs: int) -> Recipe:
-        return Recipe(epochs, self.batch_size, self.lr, self.momentum, self.weight_decay)
+        for name in ("lr", "temperature", "lr_decay", "margin", "scale"):
+            self._require(name, getattr(self, name) > 0, "> 0")
+        weights = [f"{loss}_weight" for loss in ("ce", "kd", "at", "sp", "rkd", "nd", "lsh")]
+        for name in (*weights, "gamma", "weight_decay", "mixup"):
+            self._require(name, getattr(self, name) >= 0, ">= 0")
+        for name in ("train_size", "workers", "seed", "save_every", "checkpoint_steps"):
+            self._require(name, getattr(self, name) >= 0, ">= 0")
+        self._require("report_images", self.report_images >= 1, "at least 1")
+        self._require("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
+        self._require("local_weight", 0 < self.local_weight <= 1, "above 0 and at most 1")
+        self._require("mask_threshold", 0 <= self.mask_threshold < 1, "at least 0 and below 1")
+        increasing = list(self.milestones) == sorted(set(self.milestones))
+        above_zero = all(epoch >= 1 for epoch in self.milestones)
+        self._require("milestones", increasing and above_zero, "increasing epochs from 1 on")
+        given = (len(self.teacher_layers), len(self.student_layers))
+        if all(given) and given[0] != given[1]:
+            raise UsageError(
+                f"--teacher-layers and --student-layers must be equally many, got {given[0]} and "
+                f"{given[1]}"
+            )
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            raise ValueError(f"Config: {name} must be {rule}, got {getattr(self, name)!r}")
+            self._refuse(name, rule)
+
+    def _refuse(self, name: str, rule: str) -> None:
+        value = getattr(self, name)
+        raise UsageError(f"{flag(name)} must be {rule}, got {value!r}")
+
+    def changed(self, **values: Any) -> Settings:
+        """These settings with some replaced."""
+        return replace(self, **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values, for `config.json`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            UsageError: an option is unknown or has the wrong type.
+        """
+        types = get_type_hints(cls)
+        made: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in types:
+                raise UsageError(f"settings: {name!r} is no option of this version")
+            made[name] = tuple(value) if isinstance(value, list) else value
+            kind = get_origin(types[name]) or types[name]
+            # A whole number stands for a float too.
+            if not isinstance(made[name], (float, int) if kind is float else kind):
+                raise UsageError(f"settings: {name} has the wrong type, got {value!r}")
+        return cls(**made)
+
+
+def flag(name: str) -> str:
+    """A field's name on the command line."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,232 @@
+"""The command line `amd-fused`: trains teachers and students, and shows what came out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from amd_fused.distill import recipes
+from amd_fused.distill.errors import TrainingError, UsageError
+from amd_fused.distill.options import (
+    PROGRAM,
+    SWEPT,
+    Parser,
+    add_run_options,
+    folder,
+    overrides,
+    refuse,
+    settings_of,
+)
+from amd_fused.distill.run_dir import RunDir
+
+_DESCRIPTION = """\
+Distil small networks from big ones with the AMD loss and its siblings, as the AMD paper does.
+Start with `amd-fused sweep --recipe demo`, or look at `amd-fused recipes`. Several processes or
+machines: `accelerate launch -m amd_fused distill ...` or `torchrun -m amd_fused distill ...`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. The exit code: 0; 1 a package is missing; 2 it was asked for something that
+    cannot be; 3 training failed; 130 and 143 stopped by SIGINT and SIGTERM."""
+    given = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = given.run
+    try:
+        run(given)
+    except UsageError as error:
+        refuse(str(error))
+    except TrainingError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 3
+    except ModuleNotFoundError as error:
+        print(
+            f"{PROGRAM}: the package {error.name!r} must be installed; "
+            "pip install 'amd_fused[distill]'",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt as error:
+        # The engine has said what it saved; a Terminated says its own code.
+        return getattr(error, "exit_code", 130)
+    except BrokenPipeError:
+        # As when piped into head.
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog=PROGRAM, description=_DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, run: Callable[[argparse.Namespace], None], help: str) -> Parser:
+        made: Parser = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(run=run)
+        return made
+
+    teacher = add("train-teacher", _train_teacher, "train a teacher from the labels")
+    add_run_options(teacher, "train-teacher")
+    student = add("distill", _distill, "train a student, from scratch or under a teacher")
+    student.add_argument(
+        "--teacher-run", type=Path, metavar="DIR", help="folder of the teacher's run"
+    )
+    student.add_argument(
+        "--teacher-epoch",
+        type=int,
+        metavar="N",
+        help="take the teacher as it was after this epoch (early-stopped KD); default: the last",
+    )
+    add_run_options(student, "distill")
+    for made in (teacher, student):
+        made.add_argument("--resume", action="store_true", help="go on where the run was stopped")
+        made.add_argument(
+            "--report",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="write report.html after the run",
+        )
+
+    look = add("evaluate", _evaluate, "test the kept weights of a finished run")
+    look.add_argument("run_dir", type=Path, metavar="RUN", help="its folder")
+    look.add_argument("--epoch", type=int, metavar="N", help="of the kept ones; default: the last")
+    look.add_argument("--data-dir", metavar="DIR", help="default: where the run found its data")
+
+    table = add("table", _table, "gather runs over seeds into the paper's table")
+    table.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs lie below them")
+    table.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="for table.md and table.csv; default: DIR"
+    )
+    table.add_argument("--report", action="store_true", help="write one report.html of all too")
+
+    sweep = add("sweep", _sweep, "train teachers and students over methods, seeds and a grid")
+    sweep.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="default: those of the recipe"
+    )
+    sweep.add_argument(
+        "--seeds", type=int, metavar="N", help="seeds 0 to N - 1, each with a teacher of its own"
+    )
+    sweep.add_argument("--teacher-epoch", type=int, metavar="N", help="as in distill")
+    add_run_options(sweep, "sweep")
+
+    backends = add("backends", _backends, "which kernels run here, and why others do not")
+    backends.add_argument("--time", action="store_true", help="time the AMD loss with each of them")
+    add("recipes", _recipes, "list the recipes and what the paper reports for each").add_argument(
+        "name", nargs="?", help="show one in full"
+    )
+    return parser
+
+
+def _train_teacher(given: argparse.Namespace) -> None:
+    path = folder(given, f"teacher-seed-{_seed(given)}")
+    settings = settings_of(given, "train-teacher")
+    if given.resume and RunDir(path).config_file.exists():
+        settings = RunDir(path).settings().changed(**overrides(given))
+    from amd_fused.distill import engine
+
+    result = engine.train_teacher(
+        settings, path, resume=given.resume, show_progress=not given.quiet, report=given.report
+    )
+    _say_result(path, result)
+
+
+def _distill(given: argparse.Namespace) -> None:
+    settings = settings_of(given, "distill")
+    path = folder(given, f"{settings.method}-seed-{settings.seed}")
+    run = RunDir(path)
+    teacher_run = given.teacher_run
+    teacher_epoch = given.teacher_epoch
+    if given.resume and run.config_file.exists():
+        settings = run.settings().changed(**overrides(given))
+        known = run.config()["teacher"]
+        if teacher_run is None and known is not None:
+            teacher_run, teacher_epoch = Path(known["run"]), known["epoch"]
+    if teacher_epoch is not None and teacher_run is None:
+        raise UsageError("--teacher-epoch needs --teacher-run, whose epochs it chooses from")
+    teacher = None
+    if teacher_run is not None:
+        if not teacher_run.is_dir():
+            raise UsageError(f"--teacher-run must be the folder of a teacher, got {teacher_run}")
+        settings = settings.changed(teacher=RunDir(teacher_run).settings().teacher)
+    elif settings.method != "scratch":
+        raise UsageError(
+            f"--teacher-run must be given for --method {settings.method}; "
+            "`amd-fused train-teacher` makes one"
+        )
+    from amd_fused.distill import engine
+
+    if teacher_run is not None:
+        teacher = engine.TeacherChoice(teacher_run, teacher_epoch)
+    result = engine.distill(
+        settings,
+        path,
+        teacher,
+        resume=given.resume,
+        show_progress=not given.quiet,
+        report=given.report,
+    )
+    _say_result(path, result)
+
+
+def _seed(given: argparse.Namespace) -> int:
+    return getattr(given, "seed", 0)
+
+
+def _say_result(path: Path, result: dict[str, object]) -> None:
+    from amd_fused.distill import summary
+
+    summary.say_result(path, result)
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    if not given.run_dir.is_dir():
+        raise UsageError(f"RUN must be the folder of a run, got {given.run_dir}")
+    from amd_fused.distill import engine, summary
+
+    metrics = engine.evaluate(given.run_dir, epoch=given.epoch, data_dir=given.data_dir)
+    summary.say_metrics(metrics)
+
+
+def _table(given: argparse.Namespace) -> None:
+    for path in given.folders:
+        if not path.is_dir():
+            raise UsageError(f"DIR must be a folder with runs, got {path}")
+    from amd_fused.distill import looking
+    from amd_fused.distill.run_dir import find_runs
+
+    out = folder(given) if given.output_dir else given.folders[0]
+    print(looking.write_table(given.folders, out))
+    if given.report:
+        runs = [run.path for path in given.folders for run in find_runs(path)]
+        looking.write_report(runs, out / "report.html")
+        print(f"Report: {out / 'report.html'}")
+
+
+def _sweep(given: argparse.Namespace) -> None:
+    grid = {name: tuple(getattr(given, name)) for name in SWEPT if hasattr(given, name)}
+    recipe = recipes.get(given.recipe)
+    for name in grid:
+        delattr(given, name)
+    from amd_fused.distill import sweep
+
+    sweep.run(
+        recipe,
+        overrides(given),
+        folder(given),
+        methods=tuple(given.methods or recipe.methods),
+        seeds=recipe.seeds if given.seeds is None else given.seeds,
+        grid=grid or recipe.grid,
+        teacher_epoch=given.teacher_epoch,
+        show_progress=not given.quiet,
+    )
+
+
+def _backends(given: argparse.Namespace) -> None:
+    from amd_fused.distill import summary
+
+    summary.say_backends(timed=given.time)
+
+
+def _recipes(given: argparse.Namespace) -> None:
+    text = recipes.describe(given.name) if given.name else recipes.overview()
+    print(text)

@@ -1,0 +1,141 @@
+"""One step's loss: the student, what it learns from, and the frozen teacher beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from amd_fused import DistillationLoss, FeatureHooks, amd_loss
+from amd_fused.distill.config import Settings
+from amd_fused.distill.methods import Features, Method, feature_inputs
+from amd_fused.distill.models import Layers
+
+
+@dataclass(frozen=True)
+class Output:
+    """Of one network for one batch: logits `[B, K]`, and the features that were asked for."""
+
+    logits: Tensor
+    features: Features
+
+
+class Seen:
+    """A network and those of its maps and its embedding that were asked for; nothing is copied."""
+
+    def __init__(
+        self, network: nn.Module, layers: Layers, *, maps: bool = False, embedding: bool = False
+    ) -> None:
+        self.network = network
+        self._maps = layers.maps if maps else ()
+        self._embedding = layers.embedding if embedding else ""
+        paths = [*self._maps, *([self._embedding] if embedding else [])]
+        self._hooks = FeatureHooks(network, paths) if paths else None
+
+    def __call__(self, images: Tensor) -> Output:
+        logits = self.network(images)
+        hooks = self._hooks
+        if hooks is None:
+            return Output(logits, Features([], None))
+        embedding = hooks[self._embedding] if self._embedding else None
+        return Output(logits, Features([hooks[path] for path in self._maps], embedding))
+
+    def remove(self) -> None:
+        """Takes the hooks off the network."""
+        if self._hooks is not None:
+            self._hooks.remove()
+
+
+class Frozen:
+    """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it."""
+
+    def __init__(self, network: nn.Module, layers: Layers, method: Method) -> None:
+        network.eval().requires_grad_(False)
+        self.seen = Seen(network, layers, maps=method.maps, embedding=method.embedding)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Output:
+        return self.seen(images)
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """`[B, D]`, for class means."""
+        embedding = self(images).features.embedding
+        assert embedding is not None
+        return embedding.flatten(1)
+
+
+class Objective(nn.Module):
+    """The student with its criterion, so that all that is trained is in one module for DDP.
+
+    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, and the
+    teacher's output for these images, None for training from scratch. Returns the loss, and
+    detached values `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the
+    student is NaN or infinite.
+    """
+
+    def __init__(
+        self, student: nn.Module, layers: Layers, criterion: DistillationLoss, method: Method
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.criterion = criterion
+        self._method = method
+        self._seen = Seen(student, layers, maps=method.maps, embedding=method.embedding)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the loss's parts, in the order of the values."""
+        return ("ce", "kd", *self._method.losses) if self._method.distilled else ("ce",)
+
+    def forward(
+        self, images: Tensor, target: Tensor, teacher: Output | None
+    ) -> tuple[Tensor, Tensor]:
+        own = self._seen(images)
+        features: tuple[object, ...] = ()
+        if teacher is not None and self._method.losses:
+            features = feature_inputs(self._method, own.features, teacher.features)
+        logits = None if teacher is None else teacher.logits
+        loss = self.criterion(own.logits, logits, target, *features)
+        parts = self.criterion.parts
+        # derived: 0 times NaN or infinity is NaN
+        broken = (own.logits.detach() * 0).sum()
+        values = [loss.detach(), *(parts[name] for name in self.names), broken]
+        return loss, torch.stack([value.float() for value in values])
+
+    def remove_hooks(self) -> None:
+        self._seen.remove()
+
+
+def amd_distance(
+    student: Seen,
+    teacher: Seen,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    settings: Settings,
+    accelerator: Accelerator,
+) -> float:
+    """L_A between student and teacher over the batches of all processes: the x axis of Fig. 6.
+
+    The AMD loss on whole maps, by the settings' margin and scale, averaged over the images.
+    """
+    sums = torch.zeros(2, device=accelerator.device)
+    sums = sums if sums.device.type == "mps" else sums.double()
+    with torch.no_grad():
+        for images, _ in batches:
+            images = images.to(accelerator.device, non_blocking=True)
+            with accelerator.autocast():
+                maps_s, maps_t = (seen(images).features.maps for seen in (student, teacher))
+                losses = amd_loss(
+                    maps_s,
+                    maps_t,
+                    margin=settings.margin,
+                    scale=settings.scale,
+                    local_weight=0.0,
+                    reduction="none",
+                    backend=settings.backend,
+                )
+            sums += torch.stack([losses.sum(), losses.new_tensor(len(images))])
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    return total / count

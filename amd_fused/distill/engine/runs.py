@@ -1,0 +1,231 @@
+"""A run from its settings to its result: teachers, students, and tests of kept weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from amd_fused.distill import data, models
+from amd_fused.distill.config import Settings
+from amd_fused.distill.engine import launch, records
+from amd_fused.distill.engine.assembly import (
+    Guide,
+    Trained,
+    build,
+    check_pair,
+    load_data,
+    make_objective,
+    place,
+)
+from amd_fused.distill.engine.batches import plain_batches
+from amd_fused.distill.engine.interrupts import Interrupts
+from amd_fused.distill.engine.logs import Display, announce
+from amd_fused.distill.engine.loop import Loop
+from amd_fused.distill.engine.metrics import measure
+from amd_fused.distill.engine.networks import TeacherChoice, load_kept
+from amd_fused.distill.engine.objective import Seen, amd_distance
+from amd_fused.distill.engine.opening import Found, open_run
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.run_dir import STUDENT, TEACHER, RunDir, write_json
+
+
+def train_teacher(
+    settings: Settings,
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    show_progress: bool = True,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Trains `settings.teacher` from the labels alone; returns the content of result.json.
+
+    Args:
+        resume: go on where a run in `output_dir` was stopped; begin, where there is none.
+        report: write report.html after the training.
+
+    Raises:
+        UsageError: it cannot be done as asked, as when the folder holds a run and not `resume`.
+        TrainingError: a loss became NaN or infinite.
+        KeyboardInterrupt, Terminated: a signal came; what is done is saved for `resume`.
+    """
+    # Methods and Mixup are the students'.
+    settings = settings.changed(method="scratch", mixup=0.0)
+    return _carry_out(TEACHER, settings, output_dir, None, resume, show_progress, report)
+
+
+def distill(
+    settings: Settings,
+    output_dir: Path,
+    teacher: TeacherChoice | None,
+    *,
+    resume: bool = False,
+    show_progress: bool = True,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Trains `settings.student` by `settings.method`; returns the content of result.json.
+
+    Args:
+        teacher: what it learns from. From scratch, a teacher is only what the student's distance
+            is measured to, and may be None. The settings' teacher becomes this run's network.
+        resume, report: as in :func:`train_teacher`, as what is raised.
+    """
+    if teacher is not None:
+        network = RunDir(teacher.run).config()["network"]
+        if models.canonical(settings.teacher) != network:
+            settings = settings.changed(teacher=network)
+    return _carry_out(STUDENT, settings, output_dir, teacher, resume, show_progress, report)
+
+
+def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None) -> dict[str, Any]:
+    """Tests weights that a run kept.
+
+    Args:
+        epoch: of the kept ones; None: the last.
+        data_dir: where the data lie now; None: where the run found them.
+
+    Returns:
+        "network", "epoch", "top1", "top5", "nll", "ece" and "reliability", as in result.json.
+
+    Raises:
+        UsageError: there is no such run, epoch or data set, or they do not fit.
+    """
+    settings = RunDir(run).settings()
+    if data_dir is not None:
+        settings = settings.changed(data_dir=data_dir)
+    accelerator = launch.start(settings)
+    dataset = data.load(settings)
+    kept = load_kept(RunDir(run), dataset, epoch)
+    batches = plain_batches(dataset.test, settings, accelerator)
+    place(kept.network, settings, accelerator)
+    measures = measure(kept.network, batches, dataset.num_classes, accelerator)
+    found = {"network": kept.name, "epoch": kept.epoch, **measures.test}
+    return {**found, "reliability": measures.reliability}
+
+
+def _carry_out(
+    role: str,
+    settings: Settings,
+    output_dir: Path,
+    choice: TeacherChoice | None,
+    resume: bool,
+    show_progress: bool,
+    report: bool,
+) -> dict[str, Any]:
+    run = RunDir(output_dir)
+    accelerator = launch.start(settings)
+    with Interrupts(announce) as interrupts:
+        found = launch.from_main(accelerator, lambda: open_run(run, role, settings, choice, resume))
+        result = found.result
+        if result is None:
+            result = _train(
+                role, settings, run, choice, found, accelerator, interrupts, show_progress
+            )
+            launch.from_main(accelerator, lambda: write_json(run.result_file, result))
+        # A run that was killed while it wrote its report gets it when it is resumed.
+        out = run.path / "report.html"
+        if report and accelerator.is_main_process and not (found.result and out.exists()):
+            # Pictures need libraries that the training does without.
+            from amd_fused.distill.looking import write_report
+
+            write_report([run.path], out)
+        accelerator.wait_for_everyone()
+    return result
+
+
+def _train(
+    role: str,
+    settings: Settings,
+    run: RunDir,
+    choice: TeacherChoice | None,
+    found: Found,
+    accelerator: Accelerator,
+    interrupts: Interrupts,
+    show_progress: bool,
+) -> dict[str, Any]:
+    dataset = load_data(settings, accelerator)
+    trained, guide = build(role, settings, choice, dataset, accelerator)
+    resumed = found.saved is not None
+    objective, teacher = make_objective(
+        settings, trained, guide, dataset, accelerator, resumed=resumed
+    )
+    config = found.config or records.describe(
+        role,
+        settings,
+        trained.name,
+        trained.parameters,
+        None if guide is None else guide.kept.identity(),
+        accelerator.device,
+        accelerator.num_processes,
+    )
+    # What a run may change when it goes on is where its data lie.
+    config["settings"] = settings.to_json()
+    launch.from_main(accelerator, lambda: write_json(run.config_file, config))
+    loop = Loop(
+        run,
+        settings,
+        dataset,
+        objective,
+        teacher,
+        accelerator,
+        network=trained.name,
+        # Of students alone: a teacher's settings have none.
+        mixup=settings.mixup,
+    )
+    if found.saved is not None:
+        loop.restore(*found.saved)
+    name = trained.name if role == TEACHER else f"{trained.name} {settings.method}"
+    show = show_progress and accelerator.is_main_process
+    with Display(name, settings.epochs, loop.steps, loop.done, show) as display:
+        loop.train(interrupts, display)
+    objective.remove_hooks()
+    if teacher is not None:
+        teacher.seen.remove()
+    distance = _distance(trained, guide, settings, dataset, accelerator)
+    if accelerator.device.type == "cuda":
+        # A sweep's next run needs the memory that torch would hold back for this one.
+        accelerator.free_memory()
+    return _result(loop, settings, trained, distance)
+
+
+def _distance(
+    trained: Trained,
+    guide: Guide | None,
+    settings: Settings,
+    dataset: data.DataSet,
+    accelerator: Accelerator,
+) -> float | None:
+    """None without a teacher, and where its maps and the student's are no pairs."""
+    if guide is None or not (trained.layers.maps and guide.layers.maps):
+        return None
+    try:
+        check_pair(trained, guide, dataset)
+    except UsageError:
+        return None
+    student = Seen(trained.network.eval(), trained.layers, maps=True)
+    teacher = Seen(guide.kept.network.eval(), guide.layers, maps=True)
+    try:
+        batches = plain_batches(dataset.test, settings, accelerator)
+        return amd_distance(student, teacher, batches, settings, accelerator)
+    finally:
+        student.remove()
+        teacher.remove()
+
+
+def _result(
+    loop: Loop, settings: Settings, trained: Trained, distance: float | None
+) -> dict[str, Any]:
+    """The content of result.json."""
+    progress = loop.progress
+    images = loop.done * settings.batch_size
+    return {
+        "epochs": progress.epoch,
+        "seconds": round(progress.seconds, 3),
+        "images_per_second": round(images / progress.training_seconds, 1),
+        "test": progress.lines[-1]["test"],
+        "best": {"epoch": progress.best_epoch, "top1": progress.best_top1},
+        "reliability": progress.reliability,
+        "amd_distance": distance,
+        "parameters": trained.parameters,
+    }

@@ -1,0 +1,185 @@
+"""Grad-CAM (Selvaraju et al., 2017) of a teacher and its students on the same test images (5.5).
+
+Low, middle and high levels are the first, middle and last of a network's feature maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.looking.groups import TEACHER_KEY, Group, Setup
+from amd_fused.distill.looking.runs import Run
+from amd_fused.distill.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from amd_fused.distill.data import DataSet
+
+LEVELS = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class NetworkCams:
+    """One network's maps: by level, `layers` by name, `maps` `[n, h, w]` as Grad-CAM gives them."""
+
+    label: str
+    folder: str
+    network: str
+    layers: list[str]
+    maps: list[Tensor]
+    predicted: list[int]
+
+
+@dataclass(frozen=True)
+class GradCam:
+    """Of one setup: `images` `[n, C, H, W]` in [0, 1]; `notes` say what could not be looked at."""
+
+    indices: list[int]
+    labels: list[int]
+    class_names: list[str]
+    images: Tensor
+    networks: list[NetworkCams]
+    notes: list[str]
+
+
+def grad_cam(model: nn.Module, layer: str, images: Tensor, labels: Tensor) -> Tensor:
+    """Grad-CAM `[B, h, w]` of a layer, given by module path, at the layer's own resolution.
+
+    Equivalent to `relu((dy.mean((2, 3), keepdim=True) * a).sum(1))`, where `a` is the layer's
+    output and `dy` the gradient of the label's logit by it. The model must be in eval mode; its
+    parameters' gradients are left as they are.
+
+    Raises:
+        UsageError: the layer's output is no feature map `[B, C, H, W]`.
+    """
+    from captum.attr import LayerGradCam
+
+    with torch.enable_grad():
+        found = LayerGradCam(model, model.get_submodule(layer)).attribute(
+            images, target=labels, relu_attributions=True
+        )
+    if found.ndim != 4:
+        raise UsageError(f"Grad-CAM needs feature maps [B, C, H, W] from layer {layer}")
+    return found.detach().squeeze(1)
+
+
+def heat(cams: Tensor, size: int) -> Tensor:
+    """Maps `[B, h, w]` over the image: `[B, size, size]`, each scaled to a maximum of 1.
+
+    A map that is zero everywhere stays so.
+    """
+    from captum.attr import LayerAttribution
+
+    shown = LayerAttribution.interpolate(cams.unsqueeze(1), (size, size), "bilinear").squeeze(1)
+    highest = shown.amax((1, 2), keepdim=True)
+    return torch.where(highest > 0, shown / highest.clamp_min(torch.finfo(shown.dtype).tiny), 0.0)
+
+
+def levels(maps: Sequence[str]) -> list[str]:
+    """First, middle and last, each once."""
+    return list(dict.fromkeys((maps[0], maps[len(maps) // 2], maps[-1])))
+
+
+def look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> GradCam | str:
+    """Grad-CAM of a setup's networks, of each group the run with the lowest seed.
+
+    `loaded` keeps data sets for the next call. Where there is nothing to look at, the reason.
+    """
+    try:
+        return _look_at(setup, loaded)
+    except ModuleNotFoundError as error:
+        return f"the package {error.name!r} is missing; pip install 'amd_fused[distill]' brings it"
+
+
+def _look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> GradCam | str:
+    chosen = [(group, group.runs[0]) for group in setup.groups if group.runs]
+    if not chosen:
+        return f"no run of {setup.name} has weights"
+    # The last is a student, where there is one.
+    run = chosen[-1][1]
+    data = _data(run, loaded)
+    if isinstance(data, str):
+        return data
+    indices = spread(data.test.labels, run.settings.report_images)
+    pixels = data.test.batch(indices, None)
+    labels = data.test.labels[indices]
+    networks, notes = [], []
+    for label, path, epoch in _networks(chosen):
+        try:
+            networks.append(_network(label, path, epoch, data, pixels, labels))
+        except (UsageError, OSError, RuntimeError) as error:
+            # A report is written after hours of training: what cannot be drawn does not stop it.
+            notes.append(f"{label}: {error}")
+    if not networks:
+        return "; ".join(notes)
+    return GradCam(
+        indices=indices,
+        labels=labels.tolist(),
+        class_names=[data.class_names[label] for label in labels],
+        images=_visible(pixels, data),
+        networks=networks,
+        notes=notes,
+    )
+
+
+def spread(labels: Tensor, count: int) -> list[int]:
+    """Indices of `count` images: the first of each class in turn, then the second, and so on."""
+    by_class: dict[int, list[int]] = {}
+    for index, label in enumerate(labels.tolist()):
+        by_class.setdefault(label, []).append(index)
+    depth = max(map(len, by_class.values()))
+    in_turn = [
+        by_class[label][nth]
+        for nth in range(depth)
+        for label in sorted(by_class)
+        if nth < len(by_class[label])
+    ]
+    return in_turn[:count]
+
+
+def _networks(chosen: Sequence[tuple[Group, Run]]) -> list[tuple[str, Path, int | None]]:
+    """Label, folder and epoch of every network, the teacher first, also if it is no group."""
+    networks: list[tuple[str, Path, int | None]] = []
+    if not any(group.key == TEACHER_KEY for group, _ in chosen):
+        teachers = (run.teacher for _, run in chosen if run.teacher is not None)
+        for teacher in list(teachers)[:1]:
+            networks.append(("Teacher", Path(teacher["run"]), teacher["epoch"]))
+    return networks + [(group.name, run.path, None) for group, run in chosen]
+
+
+def _network(
+    label: str, path: Path, epoch: int | None, data: DataSet, pixels: Tensor, labels: Tensor
+) -> NetworkCams:
+    from amd_fused.distill.engine import load_network
+
+    model, name, layers = load_network(RunDir(path), data, epoch)
+    chosen = levels(layers.maps)
+    with torch.no_grad():
+        predicted = model(pixels).argmax(1).tolist()
+    maps = [grad_cam(model, layer, pixels, labels) for layer in chosen]
+    return NetworkCams(label, str(path), name, chosen, maps, predicted)
+
+
+def _data(run: Run, loaded: dict[tuple[Any, ...], DataSet | str]) -> DataSet | str:
+    from amd_fused.distill import data
+
+    settings = run.settings
+    key = (settings.data, settings.data_dir, settings.train_size, settings.augment)
+    if key not in loaded:
+        try:
+            loaded[key] = data.load(settings)
+        except (UsageError, OSError) as error:
+            loaded[key] = str(error)
+    return loaded[key]
+
+
+def _visible(pixels: Tensor, data: DataSet) -> Tensor:
+    shape = (1, -1, 1, 1)
+    std, mean = (torch.tensor(values).reshape(shape) for values in (data.std, data.mean))
+    return (pixels * std + mean).clamp(0, 1)

@@ -1,0 +1,173 @@
+"""Where a network's feature maps and its embedding are, and whether two networks' go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from amd_fused import FeatureHooks, _module_paths
+from amd_fused._teacher_pass import evaluating
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.models import library, mobilenet, resnet, wrn
+
+_LAYER_OPTIONS = "--teacher-layers and --student-layers"
+_EMBEDDING_OPTIONS = "--teacher-embedding and --student-embedding"
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Module paths, as `FeatureHooks` takes them.
+
+    Args:
+        maps: of the feature maps `[B, C, H, W]`, from the first to the last.
+        embedding: of the layer whose output, flattened from dim 1, is the embedding `[B, D]`;
+            empty where it is not known.
+    """
+
+    maps: tuple[str, ...]
+    embedding: str
+
+
+def layers(name: str, model: nn.Module, maps: tuple[str, ...] = (), embedding: str = "") -> Layers:
+    """The layers of a network that `build(name, ...)` made.
+
+    Args:
+        maps, embedding: instead of the network's own.
+
+    The network's own are the three groups of a WideResNet, a ResNet or a MobileNetV2 for small
+    images and the four of a ResNet of torchvision or timm, and what pools the last one. For any
+    other network the maps must be given; its embedding stays unknown unless it is given too.
+
+    Raises:
+        UsageError: a path does not exist or stands twice, or paths are missing.
+    """
+    if not maps or not embedding:
+        own_maps, own_embedding = _own(model)
+        maps, embedding = maps or own_maps, embedding or own_embedding
+    if not maps:
+        raise UsageError(
+            f"{name}: which of its layers are feature maps must be said by {_LAYER_OPTIONS}; it "
+            f"has {_top_levels(model)}"
+        )
+    _check_paths(f"{_LAYER_OPTIONS}, {name}", model, maps)
+    if embedding:
+        _check_paths(f"{_EMBEDDING_OPTIONS}, {name}", model, (embedding,))
+        if embedding in maps:
+            raise UsageError(
+                f"{_EMBEDDING_OPTIONS}, {name}: {embedding!r} is a feature map already; name the "
+                "pooling behind it"
+            )
+    return Layers(tuple(maps), embedding)
+
+
+def embedding_width(model: nn.Module, layers: Layers, channels: int, image_size: int) -> int:
+    """Width D of the embedding `[B, D]`, by one forward pass; the model is left as it was.
+
+    Raises:
+        UsageError: the embedding's layer is not known, or does not run once and give a tensor.
+    """
+    if not layers.embedding:
+        raise UsageError(
+            f"{_EMBEDDING_OPTIONS} must name the layer before the classifier of "
+            f"{type(model).__name__} for nd, lsh and rkd; it has {_top_levels(model)}"
+        )
+    (output,) = _outputs(model, (layers.embedding,), channels, image_size)
+    return output.flatten(1).shape[1]
+
+
+def check_pair(
+    teacher_model: nn.Module,
+    teacher_layers: Layers,
+    student_model: nn.Module,
+    student_layers: Layers,
+    channels: int,
+    image_size: int,
+) -> None:
+    """Whether the maps of two networks can be compared, by one forward pass of each.
+
+    Raises:
+        UsageError: they are not equally many, one is no map `[B, C, H, W]`, the two of a pair
+            differ in H or W, or a map is smaller than 2x2, where every position's attention is the
+            same and there are no quadrants.
+    """
+    if len(teacher_layers.maps) != len(student_layers.maps):
+        raise UsageError(
+            f"{_LAYER_OPTIONS} must be equally many, got {list(teacher_layers.maps)} and "
+            f"{list(student_layers.maps)}; name those that belong together"
+        )
+    shapes_t = _map_shapes(teacher_model, teacher_layers.maps, channels, image_size)
+    shapes_s = _map_shapes(student_model, student_layers.maps, channels, image_size)
+    pairs = zip(teacher_layers.maps, shapes_t, student_layers.maps, shapes_s, strict=True)
+    for path_t, shape_t, path_s, shape_s in pairs:
+        got = (
+            f"got {_shown(shape_t)} of the teacher's {path_t!r} and {_shown(shape_s)} of the "
+            f"student's {path_s!r} for images of {image_size}x{image_size}"
+        )
+        if shape_t[2:] != shape_s[2:]:
+            raise UsageError(
+                f"maps of teacher and student must be of one size, {got}; name layers of one size "
+                f"by {_LAYER_OPTIONS}"
+            )
+        if min(shape_t[2:]) < 2:
+            raise UsageError(
+                f"maps must be at least 2x2, {got}; name earlier layers by {_LAYER_OPTIONS}"
+            )
+
+
+def _own(model: nn.Module) -> tuple[tuple[str, ...], str]:
+    own = {
+        wrn.WideResNet: wrn.MAPS,
+        resnet.CifarResNet: resnet.MAPS,
+        mobilenet.MobileNetV2: mobilenet.MAPS,
+    }
+    if type(model) in own:
+        return own[type(model)], "pool"
+    return library.maps_and_embedding(model)
+
+
+def _check_paths(owner: str, model: nn.Module, paths: tuple[str, ...]) -> None:
+    try:
+        _module_paths.resolve(owner, model, _module_paths.check(owner, paths))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _map_shapes(
+    model: nn.Module, paths: tuple[str, ...], channels: int, image_size: int
+) -> list[torch.Size]:
+    outputs = _outputs(model, paths, channels, image_size)
+    for path, output in zip(paths, outputs, strict=True):
+        if output.ndim != 4:
+            raise UsageError(
+                f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W], got "
+                f"{_shown(output.shape)} of {path!r} in {type(model).__name__}"
+            )
+    return [output.shape for output in outputs]
+
+
+def _outputs(
+    model: nn.Module, paths: tuple[str, ...], channels: int, image_size: int
+) -> list[Tensor]:
+    parameter = next(model.parameters())
+    images = parameter.new_zeros(1, channels, image_size, image_size)
+    with evaluating(model), FeatureHooks(model, paths) as hooks:
+        model(images)
+        try:
+            return hooks.features
+        except (RuntimeError, TypeError) as error:
+            raise UsageError(
+                f"{_LAYER_OPTIONS} or their embeddings, {type(model).__name__}: {error}"
+            ) from None
+
+
+def _shown(shape: torch.Size) -> str:
+    return f"[{', '.join(['B', *map(str, shape[1:])])}]"
+
+
+def _top_levels(model: nn.Module) -> str:
+    """Module paths of the first two levels, as many as one line can hold."""
+    paths = [path for path, _ in model.named_modules() if path and path.count(".") <= 1]
+    shown = ", ".join(paths[:40])
+    return shown if len(paths) <= 40 else f"{shown} and {len(paths) - 40} more"

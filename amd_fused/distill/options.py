@@ -1,0 +1,130 @@
+"""The command line's options: one for each field of Settings, and what each command adds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from amd_fused.distill import recipes
+from amd_fused.distill.config import GROUPS, Settings, flag
+from amd_fused.distill.errors import UsageError
+
+PROGRAM = "amd-fused"
+# A teacher learns from the labels alone. What a sweep varies it takes itself.
+_STUDENTS_ONLY = ("objective",)
+_NOT_OPTIONS = ("recipe",)
+SWEPT = ("gamma", "margin")
+
+
+class Parser(argparse.ArgumentParser):
+    """One line and exit code 2 for what cannot be parsed, instead of the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message} ({self.prog} --help lists the options)")
+
+
+def refuse(message: str) -> NoReturn:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """Recipe, output folder and all settings that the command may change.
+
+    An option that is not given is not in the namespace, so that the recipe's value stands.
+    """
+    parser.add_argument(
+        "--recipe",
+        default="digits",
+        metavar="NAME",
+        help="what all other options start from (default: digits; `amd-fused recipes` lists them)",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="default: runs/<recipe>/<what is trained>"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    types = get_type_hints(Settings)
+    for group in GROUPS:
+        if command == "train-teacher" and group in _STUDENTS_ONLY:
+            continue
+        section = parser.add_argument_group(group)
+        for option in fields(Settings):
+            name = option.name
+            hidden = name in _NOT_OPTIONS or _belongs_elsewhere(name, command)
+            if option.metadata["group"] == group and not hidden:
+                section.add_argument(flag(name), **_argument(option, types[name], command))
+
+
+def _belongs_elsewhere(name: str, command: str) -> bool:
+    """Whether another option of the command says it."""
+    return {
+        "train-teacher": name.startswith("student") or name == "mixup",
+        # The teacher's run says which network it is.
+        "distill": name == "teacher",
+        "sweep": name in ("method", "seed"),
+    }[command]
+
+
+def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
+    default, help = option.default, option.metadata["help"].replace("%", "%%")
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    if shown != "":
+        help += f" (without a recipe: {shown})"
+    made: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
+    if kind is bool:
+        return made | {"action": argparse.BooleanOptionalAction}
+    if option.metadata["choices"]:
+        # Not argparse's own choices: Settings has the rule and the words for it.
+        return made | {"metavar": "{" + ",".join(option.metadata["choices"]) + "}"}
+    if isinstance(default, tuple):
+        inner = get_args(kind)[0]
+        return made | {"nargs": "*", "type": inner, "metavar": "N" if inner is int else "PATH"}
+    if command == "sweep" and option.name in SWEPT:
+        return made | {"nargs": "+", "type": kind, "metavar": "X"}
+    return made | {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
+
+
+def settings_of(given: argparse.Namespace, command: str) -> Settings:
+    """The recipe's settings with what the command line says.
+
+    Raises:
+        UsageError: the recipe is unknown, or a value breaks its rule.
+    """
+    recipe = recipes.get(given.recipe)
+    values: dict[str, Any] = dict(recipe.settings)
+    if command == "train-teacher":
+        values |= recipe.teacher_settings
+    values |= overrides(given)
+    return Settings(**values, recipe=recipe.name)
+
+
+def overrides(given: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line names, lists as tuples."""
+    names = {option.name for option in fields(Settings)} - {"recipe"}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in vars(given).items()
+        if name in names
+    }
+
+
+def folder(given: argparse.Namespace, *parts: str) -> Path:
+    """Where the command writes: a folder that can be written into.
+
+    Raises:
+        UsageError: it is a file, or may not be written into.
+    """
+    path: Path = given.output_dir or Path("runs").joinpath(given.recipe, *parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"--output-dir must be a folder to write into, got {path} ({error.strerror})"
+        ) from None
+    return path

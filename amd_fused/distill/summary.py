@@ -1,0 +1,88 @@
+"""What commands print: results, metrics, and the backends that run here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import amd_fused
+
+# The layers of a training step of WRN16-1 under WRN16-3 on 32x32 images, a batch of 128.
+_LAYERS = ((16, 48, 32), (32, 96, 16), (64, 192, 8))
+_BATCH = 128
+_ROUNDS, _WARMUP = 7, 2
+
+
+def say_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Where a run ended."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
+    say_metrics(result["test"])
+    print(f"Run: {path}")
+    if (path / "report.html").exists():
+        print(f"Report: {path / 'report.html'}")
+
+
+def say_metrics(metrics: Mapping[str, Any]) -> None:
+    """Of all test images."""
+    shown = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f}"}
+    shown["ece"] = "ECE {:.2f} %"
+    print("Test: " + ", ".join(text.format(metrics[name]) for name, text in shown.items()))
+
+
+def say_backends(timed: bool) -> None:
+    """A row a backend: whether it runs here or why not and, if asked, what the AMD loss costs."""
+    table = Table(title="Backends")
+    for column in ("backend", "state", *(("AMD loss, ms", "times eager") if timed else ())):
+        table.add_column(column, justify="left" if column in ("backend", "state") else "right")
+    states = amd_fused.backends()
+    milliseconds = _milliseconds([n for n, s in states.items() if s == "usable"]) if timed else {}
+    for name, state in states.items():
+        cells = []
+        if name in milliseconds:
+            ratio = milliseconds["reference"] / milliseconds[name]
+            cells = [f"{milliseconds[name]:.2f}", f"{ratio:.1f}"]
+        table.add_row(name, state, *cells)
+    if timed:
+        shapes = ", ".join(f"{c_s}/{c_t}x{size}x{size}" for c_s, c_t, size in _LAYERS)
+        table.caption = f"forward and backward, float32, batch {_BATCH}: {shapes}; medians"
+    Console().print(table)
+
+
+def _milliseconds(names: list[str]) -> dict[str, float]:
+    """Medians of forward + backward, taken in turns, on the device that each backend is for."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = {"triton", "cuda"}
+    names = [n for n in names if n == "reference" or (n in on_gpu) == (device.type == "cuda")]
+    generator = torch.Generator(device).manual_seed(0)
+    draw = partial(torch.randn, generator=generator, device=device)
+    student = [draw(_BATCH, c_s, size, size).requires_grad_() for c_s, _, size in _LAYERS]
+    teacher = [draw(_BATCH, c_t, size, size) for _, c_t, size in _LAYERS]
+    calls: dict[str, Callable[[], object]] = {
+        name: partial(_step, name, student, teacher) for name in names
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(_ROUNDS + _WARMUP):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn >= _WARMUP:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * median(values) for name, values in seconds.items()}
+
+
+def _step(backend: str, student: list[torch.Tensor], teacher: list[torch.Tensor]) -> object:
+    loss = amd_fused.amd_loss(student, teacher, backend=backend)
+    return torch.autograd.grad(loss, student)

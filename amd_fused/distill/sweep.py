@@ -1,0 +1,125 @@
+"""`amd-fused sweep`: teachers and students over methods, seeds and a grid, then table and report.
+
+A sweep that was stopped goes on when it is started again: finished runs stay, half of one resumes.
+
+    <output>/teacher/seed-0/                the teacher of seed 0
+    <output>/amd-gl/seed-0/                 its student by the method amd-gl
+    <output>/amd-g_gamma-3000/seed-0/       at a point of the grid
+    <output>/table.md table.csv report.html report.json gamma.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from amd_fused.distill import engine, looking, methods
+from amd_fused.distill.config import Settings
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.recipes import Recipe
+from amd_fused.distill.run_dir import find_runs
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run of a student: its folder below the sweep's, and its settings."""
+
+    folder: Path
+    settings: Settings
+
+
+def run(
+    recipe: Recipe,
+    overrides: Mapping[str, Any],
+    out: Path,
+    *,
+    methods: tuple[str, ...],
+    seeds: int,
+    grid: Mapping[str, tuple[float, ...]],
+    teacher_epoch: int | None = None,
+    show_progress: bool = True,
+) -> None:
+    """Runs what is missing and writes table, report and, for a grid, its picture into `out`."""
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, got {seeds}")
+    teachers = Settings(
+        **{**recipe.settings, **recipe.teacher_settings, "mixup": 0.0, **_for_teacher(overrides)},
+        recipe=recipe.name,
+    )
+    students = Settings(**{**recipe.settings, **overrides}, recipe=recipe.name)
+    # First what cannot work, not after hours of training.
+    chosen = points(students, methods, seeds, grid)
+    for seed in range(seeds):
+        teacher = out / "teacher" / f"seed-{seed}"
+        engine.train_teacher(
+            teachers.changed(seed=seed),
+            teacher,
+            resume=True,
+            show_progress=show_progress,
+            report=False,
+        )
+        for point in chosen[seed]:
+            under = None
+            if point.settings.method != "scratch":
+                under = engine.TeacherChoice(teacher, teacher_epoch)
+            engine.distill(
+                point.settings,
+                out / point.folder,
+                under,
+                resume=True,
+                show_progress=show_progress,
+                report=False,
+            )
+    finish(out, grid)
+
+
+def points(
+    settings: Settings,
+    names: tuple[str, ...],
+    seeds: int,
+    grid: Mapping[str, tuple[float, ...]],
+) -> list[list[Point]]:
+    """The students of each seed: every method once, those with an AMD loss at every grid point."""
+    if len(set(names)) < len(names):
+        raise UsageError(f"--methods must differ, got {' '.join(names)}")
+    for name, values in grid.items():
+        if len(set(values)) < len(values):
+            raise UsageError(f"--{name} must differ, got {' '.join(f'{v:g}' for v in values)}")
+    return [
+        [
+            Point(
+                Path("_".join([name, *(f"{k}-{v:g}" for k, v in at.items())])) / f"seed-{seed}",
+                settings.changed(method=name, seed=seed, **at),
+            )
+            for name in names
+            for at in (_grid_points(grid) if "amd" in methods.parse(name).losses else [{}])
+        ]
+        for seed in range(seeds)
+    ]
+
+
+def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
+    """Table, report and pictures of all finished runs of the sweep."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
+    print(looking.write_table([out], out))
+    written = [out / "table.md", out / "table.csv", out / "report.html"]
+    looking.write_report([found.path for found in find_runs(out)], out / "report.html")
+    written += [looking.write_sweep_picture([out], out / f"{name}.png", name) for name in grid]
+    # Not a console's print, which breaks long paths into lines.
+    print("\n".join(f"Written: {path}" for path in written))
+
+
+def _for_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user changed, of what a teacher has; sizes that the recipe sets apart stay apart."""
+    students = {"train_size", "epochs", "mixup"}
+    return {name: value for name, value in overrides.items() if name not in students}
+
+
+def _grid_points(grid: Mapping[str, tuple[float, ...]]) -> Iterator[dict[str, float]]:
+    return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))

@@ -2,18 +2,19 @@
 
 | command | what it does |
 |---|---|
-| `losses` (default) | time and memory of the losses against their peers and a plain copy |
-| `scaling` | the same, as the batch and the maps grow |
+| `losses` (default) | time and memory of the AMD loss against its peers and a plain copy |
+| `siblings` | the same of the other losses: KD, spherical KD, ND, LSH, AT, SP, RKD |
+| `scaling` | the AMD loss, as the batch and the maps grow |
 | `host` | what a call costs the host: Python, dispatcher, launches |
 | `training` | a whole distillation step: images per second, memory |
 | `report` | tables and pictures of result files |
 | `compare` | what changed from one result file to another, told from noise |
-| `all` | losses, scaling, host, pytest-benchmark and the report: `make bench` |
+| `all` | losses, siblings, scaling, host, pytest-benchmark and the report: `make bench` |
 | `gpu` | all of this and the GPU tests, on a machine with an NVIDIA GPU: `make gpu` |
 
-harness.py measures, and one file a loss (amd.py) says what: a function
-``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py. bench_loss.py is for
-pytest-benchmark. results/ holds the JSON files.
+harness.py measures, and one file a loss (amd.py, kd.py) says what: a function
+``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py or siblings.py;
+common.py has what they share. bench_loss.py is for pytest-benchmark. results/ holds the JSON files.
 """
 
 import os

@@ -6,7 +6,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("losses", "scaling", "host", "training", "report", "compare", "all", "gpu")
+COMMANDS = (
+    *("losses", "siblings", "scaling", "host", "training"),
+    *("report", "compare", "all", "gpu"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

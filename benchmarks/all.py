@@ -1,8 +1,9 @@
 """Measure everything that a user may want to check, then make the report: `make bench`.
 
-Losses in float32 with all peers and in bfloat16, how their cost grows, host time, and the
-microbenchmarks of pytest-benchmark. Compiling the peers is what takes time, most of it at the first
-run: where it would last too long, they are left out and the tables say so.
+The AMD loss in float32 with all peers and in bfloat16, how its cost grows, host time, the
+microbenchmarks of pytest-benchmark, and the sibling losses at a shape each. Compiling the peers is
+what takes time, most of it at the first run: where it would last too long, they are left out and
+the tables say so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _SELECTED = "nchw and float32 and not compile and not autotune"
 _TINY = {
     "losses": ("--shapes", "tiny", "--layouts", "nchw"),
     "scaling": ("--tiny",),
+    "siblings": ("--shapes=tiny",),
 }
 
 
@@ -65,6 +67,11 @@ def all_steps(device: str, tiny: bool, prefix: Path) -> list[Step]:
         ),
         measured("host", "host", "--min-time=1", seconds=30, reserved=8),
         _micro(device, tiny, prefix.name),
+        measured(
+            *("siblings", "siblings", "--shapes=middle", "--min-time=0.5", limited),
+            seconds=70,
+            reserved=40,
+        ),
         measured("scaling", "scaling", "--min-time=1", limited, seconds=120, reserved=40),
     ]
     line = (sys.executable, "-m", "benchmarks", "report", "--skip-missing")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import amd_fused
 from amd_fused import _backends
+from benchmarks import common
 from benchmarks.shapes import Shape
 from benchmarks.subject import (
     ATTENTION,
@@ -22,16 +22,12 @@ from benchmarks.subject import (
     Inputs,
     Variant,
     input_sets,
+    upstream,
 )
 
-# Fused backends by the type of the device.
-FUSED = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
-
-# The loss's weight in the objective, gamma = 5000, and a scale that a GradScaler might settle on:
-# without it the gradients underflow in float16.
+# The loss's weight in the objective.
 _GAMMA = 5000.0
-_GRAD_SCALE = 2.0**13
 
 
 def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) -> Case:
@@ -49,7 +45,7 @@ def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) ->
         ],
         ideal=ideal,
         variants=variants(device),
-        upstream=_GAMMA * (_GRAD_SCALE if dtype == torch.float16 else 1.0),
+        upstream=upstream(_GAMMA, dtype),
     )
 
 
@@ -78,23 +74,8 @@ def variants(device: torch.device) -> list[Variant]:
 
 
 def ours(device: torch.device) -> list[Variant]:
-    """The fused backends that can run here; first, as "amd_fused", the one that a plain call gets.
-
-    With AMD_FUSED_BACKEND set, that one alone.
-    """
-    paper = amd_fused.reference.amd_loss
-    first = _backends.choose("benchmarks", "auto", device.type)
-    made = [Variant("amd_fused", f"amd_fused ({first})", amd_fused.amd_loss, paper, peer=False)]
-    if os.environ.get(_backends.ENVIRONMENT_VARIABLE):
-        return made
-    states = amd_fused.backends()
-    for name in FUSED.get(device.type, ()):
-        if name != first and states[name] == "usable":
-            loss = partial(amd_fused.amd_loss, backend=name)
-            made.append(
-                Variant(f"amd_fused_{name}", f"amd_fused ({name})", loss, paper, peer=False)
-            )
-    return made
+    """The fused backends that can run here; see :func:`benchmarks.common.ours`."""
+    return common.ours(amd_fused.amd_loss, amd_fused.reference.amd_loss, device)
 
 
 def attention_part(device: torch.device) -> list[Variant]:

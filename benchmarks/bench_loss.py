@@ -65,7 +65,7 @@ class Checked:
             return case.inputs[next(self._turn) % len(case.inputs)]
 
         def forward(chosen: Any) -> Tensor:
-            return variant.loss(chosen.student, chosen.teacher)
+            return variant.loss(*chosen.arguments)
 
         def backward(chosen: Any, value: Tensor) -> None:
             torch.autograd.grad(value, chosen.student, case.upstream_of(value))

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.subject import AUTOTUNED, COMPILED, Variant
 
-# Before one was seen: seconds of a first call, and of a case besides what it compiles.
-_FIRST_GUESS = {COMPILED: 40.0, AUTOTUNED: 240.0}
-_CASE_GUESS = 6.0
+# Of a first call.
+_AUTOTUNE_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Before one was seen: seconds of a peer's first call, and of a case besides."""
+
+    compile: float = 40.0
+    case: float = 6.0
 
 
 class Budget:
@@ -20,13 +28,15 @@ class Budget:
         seconds: for all cases together; None for no limit. Variants that compile nothing are never
             left out, so a run may still last longer.
         cases: how many there will be.
+        guess: of what will be seen.
     """
 
-    def __init__(self, seconds: float | None, cases: int) -> None:
+    def __init__(self, seconds: float | None, cases: int, guess: Guess | None = None) -> None:
+        guess = guess or Guess()
         self._end = None if seconds is None else time.monotonic() + seconds
         self._cases_left = cases
-        self._first_call = dict(_FIRST_GUESS)
-        self._case_seconds = [_CASE_GUESS]
+        self._first_call = {COMPILED: guess.compile, AUTOTUNED: _AUTOTUNE_SECONDS}
+        self._case_seconds = [guess.case]
         self._seen = 0
 
     def refusal(self, variant: Variant) -> str:
@@ -35,7 +45,7 @@ class Budget:
             return ""
         others = self._cases_left * statistics.mean(self._case_seconds)
         left = self._end - time.monotonic() - others
-        needed = self._first_call.get(variant.key, max(_FIRST_GUESS.values()))
+        needed = self._first_call.get(variant.key, _AUTOTUNE_SECONDS)
         if needed <= left:
             return ""
         return f"about {needed:.0f} s to compile, {max(left, 0):.0f} s left"

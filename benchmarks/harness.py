@@ -21,6 +21,7 @@ import torch
 from benchmarks import environment, graphs, parity, trace
 from benchmarks.clock import Clock, HostClock, Mark, Step, clock_of
 from benchmarks.parity import Answer, Verdict
+from benchmarks.shapes import Flops
 from benchmarks.subject import COMPILED, EAGER, WHOLE, Case, Loss, Variant
 
 # Key of a variant's graph among the steps that take turns.
@@ -71,6 +72,27 @@ class Copy:
         }
 
 
+class Product:
+    """The floor's other yardstick, where matrix products count: a plain float32 ``torch.mm``."""
+
+    def __init__(self, flops: Flops, device: torch.device) -> None:
+        m, k, n = flops.product
+        self._flops = 2 * m * k * n
+        self._a, self._b = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
+        self._out = torch.empty(m, n, device=device)
+
+    def step(self, mark: Mark) -> None:
+        torch.mm(self._a, self._b, out=self._out)
+        mark()
+
+    def record(self, seconds: Sequence[float], calls_per_turn: int) -> dict[str, Any]:
+        return {
+            "ms": spread(seconds),
+            "rounds_ms": by_round(seconds, calls_per_turn),
+            "flops_per_second": self._flops / statistics.median(seconds),
+        }
+
+
 def measure(
     case: Case,
     copy: Copy,
@@ -97,6 +119,9 @@ def measure(
     # One counter for all: whoever comes next takes the set that was used longest ago.
     turn = count()
     steps: dict[str, Step] = {"copy": copy.step}
+    product = Product(case.flops, case.device) if case.flops else None
+    if product:
+        steps["product"] = product.step
     for variant in accepted:
         steps[variant.key] = partial(_step, variant.loss, case, turn)
     for key, (_, replay) in captured.items():
@@ -107,12 +132,18 @@ def measure(
 
     calls = settings.calls_per_turn
     copy_record = copy.record([seconds for (seconds,) in times.pop("copy")], calls)
-    ideal = {
-        "forward": case.ideal.forward,
-        "backward": case.ideal.backward,
-        "total": case.ideal.total,
-    }
+    ideal = _parts(case.ideal.forward, case.ideal.backward)
     floor_ms = {part: 1e3 * b / copy_record["bytes_per_second"] for part, b in ideal.items()}
+    products: dict[str, Any] = {"flops": None, "product": None}
+    if product and case.flops:
+        flops = _parts(case.flops.forward, case.flops.backward)
+        speed = product.record([seconds for (seconds,) in times.pop("product")], calls)
+        products = {"flops": flops, "product": speed}
+        longest = {
+            part: max(floor_ms[part], 1e3 * flops[part] / speed["flops_per_second"])
+            for part in ("forward", "backward")
+        }
+        floor_ms = _parts(**longest)
     return {
         "subject": case.subject,
         "shape": case.shape,
@@ -129,6 +160,8 @@ def measure(
         "gradient_bytes": case.ideal.gradient,
         "copy": copy_record,
         "floor_ms": floor_ms,
+        **products,
+        "note": case.note,
         "variants": [
             {
                 "key": v.key,
@@ -188,6 +221,10 @@ def by_round(seconds: Sequence[float], calls_per_turn: int) -> list[float]:
     return [float(f"{1e3 * turn:.5g}") for turn in turns]
 
 
+def _parts(forward: float, backward: float) -> dict[str, float]:
+    return {"forward": forward, "backward": backward, "total": forward + backward}
+
+
 def _verdict(variant: Variant, case: Case, right: Answer, refusal: str) -> Verdict:
     return Verdict("left out", refusal) if refusal else parity.check(variant, case, right)
 
@@ -195,7 +232,7 @@ def _verdict(variant: Variant, case: Case, right: Answer, refusal: str) -> Verdi
 def _step(loss: Loss, case: Case, turn: Iterator[int], mark: Mark) -> None:
     """Marks when the loss is there, and when fresh gradients are; not their release."""
     inputs = case.inputs[next(turn) % len(case.inputs)]
-    value = loss(inputs.student, inputs.teacher)
+    value = loss(*inputs.arguments)
     mark()
     gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
     mark()

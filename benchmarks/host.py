@@ -179,7 +179,7 @@ def _switchable_launches() -> Iterator[tuple[_Switch, str]]:
 def _step(case: Case, loss: Loss, switch: _Switch, launching: bool, mark: Mark) -> None:
     inputs = case.inputs[0]
     switch.on = launching
-    value = loss(inputs.student, inputs.teacher)
+    value = loss(*inputs.arguments)
     mark()
     gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
     mark()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks import amd, results, table
-from benchmarks.budget import Budget
+from benchmarks.budget import Budget, Guess
 from benchmarks.harness import Copy, Settings, measure
 from benchmarks.shapes import SHAPES
 from benchmarks.subject import Case, Variant
@@ -22,7 +22,7 @@ from benchmarks.subject import Case, Variant
 SUBJECTS = {"amd": amd.case}
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 # A call on a GPU is short, and all figures of a turn are waited for together.
-_SETTINGS = {
+SETTINGS = {
     "cpu": Settings(),
     "cuda": Settings(min_time=1.5, min_rounds=5, calls_per_turn=10),
 }
@@ -52,27 +52,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run("losses", entries, options)
 
 
-def run(command: str, entries: Sequence[Entry], options: argparse.Namespace) -> int:
-    """Measures all entries, with what :func:`add_arguments` asks for, into one result file."""
+def run(
+    command: str,
+    entries: Sequence[Entry],
+    options: argparse.Namespace,
+    settings: Mapping[str, Settings] = SETTINGS,
+    guess: Guess | None = None,
+) -> int:
+    """Measures all entries, with what :func:`add_arguments` asks for, into one result file.
+
+    ``settings`` by the type of the device; ``guess``: of what takes how long, for --seconds.
+    """
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = options.device
-    settings = _SETTINGS[device.type]
+    how = settings[device.type]
     if options.min_time is not None:
-        settings = Settings(options.min_time, settings.min_rounds, settings.calls_per_turn)
-    result = results.new(command, device, settings=vars(settings), cases=[])
+        how = replace(how, min_time=options.min_time)
+    result = results.new(command, device, settings=vars(how), cases=[])
     path = results.path_of(command, result, options.output)
     machine = result["environment"]
     print(table.render_environment(machine), table.legend(device), sep="\n\n", end="\n\n")
 
     copy = Copy(device)
-    budget = Budget(options.seconds, len(entries))
+    budget = Budget(options.seconds, len(entries), guess)
     for entry in entries:
         print(f"measuring {entry.name}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         case = entry.make()
         case = replace(case, variants=chosen(case.variants, options.variants))
-        record = measure(case, copy, settings, budget.refusal) | entry.more
+        record = measure(case, copy, how, budget.refusal) | entry.more
         del case
         budget.spent(record, time.perf_counter() - start)
         result["cases"].append(record)
@@ -118,8 +127,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks [losses]",
         description=__doc__,
-        epilog="Other commands, each with its own --help: scaling, host, training, report, "
-        "compare, all, gpu.",
+        epilog="Other commands, each with its own --help: siblings, scaling, host, training, "
+        "report, compare, all, gpu.",
     )
     made.add_argument(
         "--shapes",
@@ -128,12 +137,12 @@ def parser() -> argparse.ArgumentParser:
         default=["cifar-wrn", "imagenet-resnet"],
         help="; ".join(f"{shape.name}: {shape.note}" for shape in SHAPES.values()),
     )
-    add_arguments(made, list(amd.LAYOUTS))
+    add_maps_arguments(made, list(amd.LAYOUTS))
     return made
 
 
-def add_arguments(made: argparse.ArgumentParser, layouts: list[str]) -> None:
-    """The options of all commands that measure cases of losses."""
+def add_maps_arguments(made: argparse.ArgumentParser, layouts: list[str]) -> None:
+    """The options of the commands that measure one loss on feature maps."""
     made.add_argument(
         "--layouts",
         nargs="+",
@@ -144,11 +153,18 @@ def add_arguments(made: argparse.ArgumentParser, layouts: list[str]) -> None:
     made.add_argument(
         "--dtypes", nargs="+", choices=DTYPES, default=["float32"], help="default: float32"
     )
+    add_arguments(made)
+
+
+def add_arguments(
+    made: argparse.ArgumentParser, settings: Mapping[str, Settings] = SETTINGS
+) -> None:
+    """The options of all commands that measure cases of losses."""
     made.add_argument(
         "--variants", nargs="+", metavar="KEY", help="by their keys, such as eager (default: all)"
     )
     made.add_argument("--threads", type=int, metavar="N", help="default: as torch chooses")
-    defaults = ", ".join(f"{s.min_time:g} on {name}" for name, s in _SETTINGS.items())
+    defaults = ", ".join(f"{s.min_time:g} on {name}" for name, s in settings.items())
     made.add_argument(
         "--min-time",
         type=float,

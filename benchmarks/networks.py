@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from amd_fused.distill import wrn
+from amd_fused.distill.models.wrn import WideResNet
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,9 @@ class Setting:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def wide_resnets(teacher: str, student: str) -> tuple[nn.Module, nn.Module]:
-    """By name, such as "16-3"; 10 classes."""
-    depth_s, width_s = wrn.parse_wrn(student)
-    depth_t, width_t = wrn.parse_wrn(teacher)
-    return wrn.WideResNet(depth_s, width_s), wrn.WideResNet(depth_t, width_t)
+def wide_resnets(depth: int, width_t: int, width_s: int) -> tuple[nn.Module, nn.Module]:
+    """Student and teacher of one depth; 10 classes."""
+    return WideResNet(depth, width_s), WideResNet(depth, width_t)
 
 
 def imagenet_resnets() -> tuple[nn.Module, nn.Module]:
@@ -54,6 +52,7 @@ def imagenet_resnets() -> tuple[nn.Module, nn.Module]:
     return resnet18(weights=None), resnet34(weights=None)
 
 
+_WRN_LAYERS = ("conv2", "conv3", "conv4")
 _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _CIFAR = (3, 32, 32)
 SETTINGS = {
@@ -61,8 +60,8 @@ SETTINGS = {
     for setting in (
         Setting(
             "wrn",
-            lambda: wide_resnets("16-3", "16-1"),
-            wrn.FEATURE_LAYERS,
+            lambda: wide_resnets(16, 3, 1),
+            _WRN_LAYERS,
             _CIFAR,
             classes=10,
             batch=128,
@@ -70,8 +69,8 @@ SETTINGS = {
         ),
         Setting(
             "wrn-amp",
-            lambda: wide_resnets("16-3", "16-1"),
-            wrn.FEATURE_LAYERS,
+            lambda: wide_resnets(16, 3, 1),
+            _WRN_LAYERS,
             _CIFAR,
             classes=10,
             batch=128,
@@ -89,8 +88,8 @@ SETTINGS = {
         ),
         Setting(
             "tiny-amp",
-            lambda: wide_resnets("10-2", "10-1"),
-            wrn.FEATURE_LAYERS,
+            lambda: wide_resnets(10, 2, 1),
+            _WRN_LAYERS,
             (3, 8, 8),
             classes=10,
             batch=1,

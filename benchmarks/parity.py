@@ -47,17 +47,14 @@ class Verdict:
 
 def answer(loss: Loss, case: Case, inputs: Inputs) -> Answer:
     """One forward and backward pass."""
-    value = loss(inputs.student, inputs.teacher)
+    value = loss(*inputs.arguments)
     gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
     return Answer(value.detach(), list(gradients))
 
 
 def right_answers(case: Case) -> dict[Loss, Answer]:
     """What each oracle of the case says, in float64, on the first set of inputs."""
-    inputs = Inputs(
-        [a.detach().double().requires_grad_() for a in case.inputs[0].student],
-        [a.double() for a in case.inputs[0].teacher],
-    )
+    inputs = case.inputs[0].in_float64()
     oracles = {variant.oracle for variant in case.variants}
     return {oracle: answer(oracle, case, inputs) for oracle in oracles}
 

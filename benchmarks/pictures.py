@@ -32,16 +32,19 @@ _LINES = {
     "released": ("#7F7F7F", "X"),
 }
 _OTHER_LINE = ("#009E73", "P")
+# What the variants of several losses have in common, for one legend.
+_ROLES = {"amd_fused": "amd_fused", "eager": "eager", "compile": "torch.compile"}
+_FLOOR_OF_ALL, _LEAST_FLOOR = "floor", 0.1
 # Forward and backward of ours, and of the peers.
 _OURS, _PEERS = ("#0072B2", "#7DB7DC"), ("#6E6E6E", "#B9B9B9")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As a PNG of 32 colours, which is a third of the size and looks the same."""
+    """As a PNG of 64 colours, which is a third of the size and looks the same."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=_DPI, format="png")
     picture = Image.open(drawn).convert("RGB")
-    picture.quantize(32, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def floor_figure(result: dict[str, Any]) -> Figure:
@@ -55,7 +58,7 @@ def floor_figure(result: dict[str, Any]) -> Figure:
         _bars(axes, case["variants"], bars)
         moved = f"{case['ideal_bytes']['total'] / 1e6:.0f} MB"
         speed = f"{case['copy']['bytes_per_second'] / 1e9:.0f} GB/s"
-        axes.set_title(f"{_name(case)}\nfloor {floor:.3g} ms: {moved} at {speed}", fontsize=9)
+        axes.set_title(f"{table.name(case)}\nfloor {floor:.3g} ms: {moved} at {speed}", fontsize=9)
         axes.set_xlabel("time / floor", fontsize=9)
     _caption(
         figure,
@@ -75,7 +78,9 @@ def memory_figure(result: dict[str, Any]) -> Figure:
     for axes, case in zip(panels, cases, strict=True):
         bars = [_memory_bar(variant, case["gradient_bytes"]) for variant in case["variants"]]
         _bars(axes, case["variants"], bars)
-        axes.set_title(f"{_name(case)}\ngradient {case['gradient_bytes'] / 1e6:.3g} MB", fontsize=9)
+        axes.set_title(
+            f"{table.name(case)}\ngradient {case['gradient_bytes'] / 1e6:.3g} MB", fontsize=9
+        )
         axes.set_xlabel("peak allocated / gradient", fontsize=9)
     text = "Allocated at the highest during forward and backward, above what was there before. "
     _caption(figure, result, f"{text}Dashed: the gradient alone, which must be allocated.")
@@ -116,8 +121,52 @@ def scaling_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
+def siblings_figure(result: dict[str, Any]) -> Figure:
+    """A row a case: a mark a variant, its time in units of ours, on a log axis, and the floor's."""
+    cases = ordered(result["cases"])
+    figure = Figure(figsize=(_WIDTH, 0.3 * len(cases) + 2.2), layout="constrained")
+    axes = figure.subplots()
+    labels, marked = [], {}
+    for row, case in enumerate(cases):
+        times = {v["key"]: milliseconds(v) for v in case["variants"]}
+        ours = times.get("amd_fused")
+        figures = f"{table.digits(ours)} ms" if ours else "no time"
+        labels.append(f"{case['subject']}: {table.name(case)} ({figures})")
+        for variant in case["variants"] if ours else ():
+            if (ms := times[variant["key"]]) is not None:
+                colour, marker = _LINES.get(variant["key"], _OTHER_LINE)
+                (mark,) = axes.plot(ms / ours, row, marker, color=colour, markersize=6)
+                marked[_ROLES.get(variant["key"], _short(variant["title"]))] = mark
+        if ours:
+            floor = case["floor_ms"]["total"] / ours
+            (marked[_FLOOR_OF_ALL],) = axes.plot(floor, row, "|", color="black", markersize=10)
+    axes.axvline(1.0, color=_LINES["amd_fused"][0], linewidth=0.9, zorder=0)
+    axes.set_xscale("log")
+    # A floor of bytes may be far off, where it is not these that take the time.
+    axes.set_xlim(left=_LEAST_FLOOR)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
+    axes.set_xlabel("time / amd_fused", fontsize=9)
+    axes.set_yticks(range(len(cases)), labels, fontsize=8)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    _quiet(axes)
+    figure.legend(
+        marked.values(),
+        marked,
+        loc="outside upper center",
+        ncols=len(marked) or 1,
+        frameon=False,
+        title=f"Sibling losses, forward and backward: {machine_name(result['environment'])}",
+        title_fontsize=12,
+    )
+    text = "In units of amd_fused's time, which is in brackets; medians. Further right is slower. "
+    floor = f"Floor, from {_LEAST_FLOOR:g} on: a copy of the bytes, or products of the FLOPs."
+    _caption(figure, result, text + floor)
+    return figure
+
+
 OF_COMMAND: dict[str, dict[str, Callable[[dict[str, Any]], Figure]]] = {
     "losses": {"floor": floor_figure, "memory": memory_figure},
+    "siblings": {"peers": siblings_figure},
     "scaling": {"cost": scaling_figure},
 }
 
@@ -147,7 +196,7 @@ def _time_bar(variant: dict[str, Any], floor_ms: float) -> Bar:
     ms = milliseconds(variant)
     if ms is None:
         return (), variant["status"]
-    label = f"{ms / floor_ms:.2f} ({_digits(ms)} ms)"
+    label = f"{ms / floor_ms:.2f} ({table.digits(ms)} ms)"
     if ms != variant["total_ms"]["median"]:
         return (ms / floor_ms,), label
     forward = variant["forward_ms"]["median"]
@@ -158,7 +207,7 @@ def _memory_bar(variant: dict[str, Any], gradient_bytes: int) -> Bar:
     if variant["status"] != "ok":
         return (), variant["status"]
     peak = variant["peak_extra_bytes"]
-    return (peak / gradient_bytes,), f"{peak / gradient_bytes:.2f} ({_digits(peak / 1e6)} MB)"
+    return (peak / gradient_bytes,), f"{peak / gradient_bytes:.2f} ({table.digits(peak / 1e6)} MB)"
 
 
 def _bars(axes: Axes, variants: Sequence[dict[str, Any]], bars: Sequence[Bar]) -> None:
@@ -229,15 +278,6 @@ def _size_label(case: dict[str, Any]) -> str:
     if case["sweep"] == "batch":
         return f"batch (maps of {channels} x {height} x {width})"
     return f"height = width of the maps ({channels} channels, batch {batch})"
-
-
-def _name(case: dict[str, Any]) -> str:
-    return f"{case['shape']}, {case['layout']}, {case['dtype']}"
-
-
-def _digits(value: float) -> str:
-    """Three of them, zeros too."""
-    return f"{value:#.3g}".removesuffix(".")
 
 
 def _short(title: str) -> str:

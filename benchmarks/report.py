@@ -1,7 +1,8 @@
 """Tables and pictures of result files: `report.md`, and PNG files beside it.
 
-Of losses: time against the floor, and peak memory. Of scaling: cost against size. Files of several
-machines are kept apart; each picture names the device, the versions, the date and the commit.
+Of losses: time against the floor, and peak memory. Of siblings: time against the floor. Of scaling:
+cost against size. Files of several machines are kept apart; each picture names the device, the
+versions, the date and the commit.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.subject import ATTENTION, WHOLE
 SECONDS = 25.0
 _TITLES = {
     "losses": "Losses, forward and backward",
+    "siblings": "Sibling losses, forward and backward",
     "scaling": "How cost grows",
     "host": "Host time",
     "training": "Training steps",
@@ -134,23 +136,33 @@ def _figures(source: Source) -> list[str]:
 
 
 def summary(cases: Sequence[dict[str, Any]]) -> str:
-    """A row a case, a column a variant: milliseconds, and what they are beside ours."""
+    """A table a subject: a row a case, a column a variant; milliseconds, and what they are beside
+    ours."""
+    on_gpu = any(v.get("graph") for case in cases for v in case["variants"])
+    where = ", replayed in a CUDA graph where the variant can be" if on_gpu else ""
+    subjects: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        subjects.setdefault(case["subject"], []).append(case)
+    tables = [
+        "\n".join(_subject_table(subject if len(subjects) > 1 else "case", its))
+        for subject, its in subjects.items()
+    ]
+    return "\n\n".join([_SUMMARY.format(where=where), *tables])
+
+
+def _subject_table(title: str, cases: Sequence[dict[str, Any]]) -> list[str]:
     titles = {v["key"]: v["title"] for case in cases for v in case["variants"]}
     rows = []
     for case in cases:
         variants = {v["key"]: v for v in case["variants"]}
-        name = f"{case['shape']}, {case['layout']}, {case['dtype']}"
         cells = [_cell(variants[key], variants, case) if key in variants else "-" for key in titles]
-        rows.append((name, f"{case['floor_ms']['total']:.3f}", *cells))
-    on_gpu = any(v.get("graph") for case in cases for v in case["variants"])
-    where = ", replayed in a CUDA graph where the variant can be" if on_gpu else ""
-    header = ("case", "floor", *titles.values())
-    return "\n".join([_SUMMARY.format(where=where), "", *table.lines(header, rows)])
+        rows.append((table.name(case), f"{case['floor_ms']['total']:.3f}", *cells))
+    return table.lines((title, "floor", *titles.values()), rows)
 
 
 def ordered(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By shape, layout and dtype, each in the order in which it was first measured."""
-    names = ("shape", "layout", "dtype")
+    """By subject, shape, layout and dtype, each in the order in which it was first measured."""
+    names = ("subject", "shape", "layout", "dtype")
     seen = {name: list(dict.fromkeys(case[name] for case in cases)) for name in names}
     return sorted(cases, key=lambda case: [seen[name].index(case[name]) for name in names])
 
@@ -177,11 +189,12 @@ def _cell(
     ms = milliseconds(variant)
     if ms is None:
         return variant["status"]
+    shown = f"{ms:.0f}" if ms >= 100 else f"{ms:.3g}"
     if not variant["peer"]:
-        return f"{ms:.3g} ({ms / case['floor_ms']['total']:.2f})"
+        return f"{shown} ({ms / case['floor_ms']['total']:.2f})"
     ours = variants.get(_OURS[variant["part"]])
     against = milliseconds(ours) if ours else None
-    return f"{ms:.3g} ({ms / against:.1f}x)" if against else f"{ms:.3g}"
+    return f"{shown} ({ms / against:.1f}x)" if against else shown
 
 
 def parser() -> argparse.ArgumentParser:
@@ -191,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         type=Path,
         metavar="FILE",
-        help="of losses, scaling, host or training (default: all in benchmarks/results)",
+        help="of losses, siblings, scaling, host or training (default: all in benchmarks/results)",
     )
     made.add_argument(
         "--out", type=Path, default=results.FOLDER, metavar="FOLDER", help="default: %(default)s"

@@ -76,5 +76,5 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tiny", action="store_true", help="sizes for the tests, which say nothing on speed"
     )
-    losses.add_arguments(made, ["nchw"])
+    losses.add_maps_arguments(made, ["nchw"])
     return made

@@ -98,6 +98,11 @@ _LOSSES = {
 # One case of each command.
 CASES: dict[str, dict[str, Spec]] = {
     "losses": _LOSSES,
+    "siblings": _LOSSES
+    | {
+        "flops": Maybe(_PARTS),
+        "product": Maybe({"ms": SPREAD, "rounds_ms": [NUMBER], "flops_per_second": NUMBER}),
+    },
     "scaling": _LOSSES | {"sweep": str, "size": int},
     "host": {"subject": str, "shape": str, "variants": _variants(_HOST)},
     "training": {

@@ -31,6 +31,39 @@ class IdealBytes:
 
 
 @dataclass(frozen=True)
+class Flops:
+    """Operations of matrix products, two a multiplication and addition.
+
+    Args:
+        forward, backward: of all products that no implementation can avoid.
+        product: (m, k, n) of a plain product [m, k] x [k, n] like theirs, whose speed is their
+            limit.
+    """
+
+    forward: int
+    backward: int
+    product: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Logits or embeddings [batch, width] of both networks.
+
+    Args:
+        count: of what the loss has besides, such as classes or hyperplanes.
+    """
+
+    batch: int
+    width: int
+    count: int | None = None
+
+    @property
+    def name(self) -> str:
+        sizes = (self.batch, self.width, self.count)
+        return "x".join(str(size) for size in sizes if size is not None)
+
+
+@dataclass(frozen=True)
 class Shape:
     """A whole call: the layer pairs of one training step.
 

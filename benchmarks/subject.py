@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import environment
-from benchmarks.shapes import IdealBytes
+from benchmarks.shapes import Flops, IdealBytes
 
-Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+# Of a student's and a teacher's tensors, a list each, and of the constants of Inputs.
+Loss = Callable[..., Tensor]
 
 # What most variants compute, and what one term of it, attention transfer, computes alone.
 WHOLE, ATTENTION = "whole", "attention"
 # Keys of the variants that the others of their case are compared with.
 EAGER, COMPILED, AUTOTUNED = "eager", "compile", "max-autotune"
+# A scale that a GradScaler might settle on: without it gradients underflow in float16.
+_GRAD_SCALE = 2.0**13
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Features of one step. The student's require a gradient, the teacher's do not."""
+    """Features of one step. The student's require a gradient, the teacher's do not.
+
+    ``constants`` is what the loss takes besides, such as labels; nothing of it has a gradient.
+    """
 
     student: list[Tensor]
     teacher: list[Tensor]
+    constants: tuple[Tensor, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Of a :data:`Loss`."""
+        return self.student, self.teacher, *self.constants
+
+    def in_float64(self) -> Inputs:
+        """The same numbers, for an oracle; whole ones stay as they are."""
+        return Inputs(
+            [a.detach().double().requires_grad_() for a in self.student],
+            [a.double() for a in self.teacher],
+            tuple(c.double() if c.is_floating_point() else c for c in self.constants),
+        )
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Variant:
     Args:
         key: short name, unique in its case.
         title: for the table.
-        loss: ``loss(student, teacher)``, differentiable by the student's features.
+        loss: ``loss(student, teacher, *constants)``, differentiable by the student's features.
         oracle: gives the right answer when called with float64 features.
         peer: not ours; that it fails is no failure of the run.
         compiles: its first call takes many seconds.
@@ -61,6 +82,8 @@ class Case:
         ideal: bytes moved by an ideal implementation.
         variants: in the order in which they take their turns.
         upstream: gradient that reaches the loss, as its weight in the objective would make it.
+        flops: of the matrix products that no implementation can avoid, where these count.
+        note: for the table, where figures might mislead.
     """
 
     subject: str
@@ -71,6 +94,8 @@ class Case:
     ideal: IdealBytes
     variants: list[Variant]
     upstream: float = 1.0
+    flops: Flops | None = None
+    note: str = ""
     _upstreams: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @property
@@ -82,6 +107,11 @@ class Case:
         if value.dtype not in self._upstreams:
             self._upstreams[value.dtype] = torch.full_like(value.detach(), self.upstream)
         return self._upstreams[value.dtype]
+
+
+def upstream(weight: float, dtype: torch.dtype) -> float:
+    """A loss's weight in the objective, and for float16 what a GradScaler multiplies it by."""
+    return weight * (_GRAD_SCALE if dtype == torch.float16 else 1.0)
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:

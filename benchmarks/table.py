@@ -9,7 +9,8 @@ import torch
 
 _LEGEND = (
     "vs eager, vs compile: how many times faster, forward and backward together. "
-    "x floor: that time over the time in which a plain copy moves the ideal bytes. "
+    "x floor: that time over the time in which a plain copy moves the ideal bytes, or "
+    "torch.mm computes the ideal FLOPs if that is longer. GFLOP/s: of these FLOPs. "
     "peak / gradient: memory allocated at the highest over the size of the gradients."
 )
 _CUDA_LEGEND = (
@@ -19,7 +20,7 @@ _CUDA_LEGEND = (
 # Title and cell of each column; all but the first two need a variant that was timed.
 Column = tuple[str, Callable[[dict[str, Any], dict[str, Any]], str]]
 _TIMES: list[Column] = [
-    ("forward ms", lambda v, case: f"{v['forward_ms']['median']:.2f}"),
+    ("forward ms", lambda v, case: _ms(v["forward_ms"]["median"])),
     ("fwd+bwd ms (quartiles)", lambda v, case: _spread(v["total_ms"])),
     ("vs eager", lambda v, case: _number(v["ratios"]["speedup_over_eager"])),
     ("vs compile", lambda v, case: _number(v["ratios"]["speedup_over_compile"])),
@@ -31,6 +32,7 @@ _CUDA: list[Column] = [
     ("launches", lambda v, case: str(v["launches"])),
     ("host ms", lambda v, case: f"{v['host_ms']['median']:.3f}"),
 ]
+_PRODUCTS: list[Column] = [("GFLOP/s", lambda v, case: _gflops(v, case))]
 _MEMORY: list[Column] = [
     ("peak / gradient", lambda v, case: f"{v['peak_extra_bytes'] / case['gradient_bytes']:.2f}")
 ]
@@ -60,23 +62,38 @@ def render_case(case: dict[str, Any]) -> str:
     """One case: a title, its floor, a row a variant, and why a variant has no figures."""
     floor = (
         f"floor {case['floor_ms']['total']:.3f} ms (forward {case['floor_ms']['forward']:.3f}): "
-        f"{case['ideal_bytes']['total'] / 1e6:.1f} MB at a copy's "
+        f"{digits(case['ideal_bytes']['total'] / 1e6)} MB at a copy's "
         f"{case['copy']['bytes_per_second'] / 1e9:.1f} GB/s"
     )
+    if case.get("flops"):
+        speed = f"{case['product']['flops_per_second'] / 1e9:.0f} GFLOP/s"
+        floor += f"; {digits(case['flops']['total'] / 1e9)} GFLOP at torch.mm's {speed}"
     rows = [(variant["title"], variant, case) for variant in case["variants"]]
-    title = f"### {case['subject']}: {_name(case)}"
+    title = f"### {case['subject']}: {name(case)}"
+    if case.get("note"):
+        floor += f". {case['note']}"
     return "\n".join([title, "", floor, "", *_table("variant", rows), *_notes(case["variants"])])
 
 
 def render_ours(cases: Sequence[dict[str, Any]]) -> str:
     """Our own variants of many cases in one table, a row each."""
     rows = [
-        (f"{_name(case)}: {variant['title'].removeprefix('amd_fused ')}", variant, case)
+        (f"{name(case)}: {variant['title'].removeprefix('amd_fused ')}", variant, case)
         for case in cases
         for variant in case["variants"]
         if not variant["peer"]
     ]
     return "\n".join(_table("amd_fused", rows))
+
+
+def name(case: dict[str, Any]) -> str:
+    """Of a case among others of its subject."""
+    return f"{case['shape']}, {case['layout']}, {case['dtype']}"
+
+
+def digits(value: float) -> str:
+    """Three of them, zeros too, and all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}".removesuffix(".")
 
 
 def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -86,14 +103,11 @@ def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [_line(row, widths) for row in [header, rule, *rows]]
 
 
-def _name(case: dict[str, Any]) -> str:
-    return f"{case['shape']}, {case['layout']}, {case['dtype']}"
-
-
 def _table(first: str, named: Sequence[tuple[str, dict[str, Any], dict[str, Any]]]) -> list[str]:
     """A row for each (name, variant, case), its cells by what was measured where."""
     on_gpu = any(variant["graph"] for _, variant, _ in named)
-    columns = [*_TIMES, *(_CUDA if on_gpu else _CPU), *_MEMORY]
+    products = _PRODUCTS if all(case.get("flops") for _, _, case in named) else []
+    columns = [*_TIMES, *(_CUDA if on_gpu else _CPU), *products, *_MEMORY]
     rows = [
         (name, *(cell(variant, case) for _, cell in columns))
         if variant["status"] == "ok"
@@ -116,14 +130,24 @@ def _notes(variants: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(ms: dict[str, Any]) -> str:
-    digits = 2 if ms["median"] >= 1 else 3
-    return " ".join(
-        (f"{ms['median']:.{digits}f}", f"({ms['q1']:.{digits}f}-{ms['q3']:.{digits}f})")
-    )
+    places = _places(ms["median"])
+    return f"{_ms(ms['median'])} ({ms['q1']:.{places}f}-{ms['q3']:.{places}f})"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.{_places(value)}f}"
+
+
+def _places(ms: float) -> int:
+    return 2 if ms >= 1 else 3
 
 
 def _graph_ms(graph: dict[str, Any]) -> str:
     return _spread(graph["total_ms"]) if graph["total_ms"] else graph["status"]
+
+
+def _gflops(variant: dict[str, Any], case: dict[str, Any]) -> str:
+    return f"{1e-6 * case['flops']['total'] / variant['total_ms']['median']:.0f}"
 
 
 def _percent(times_floor: float | None) -> str:

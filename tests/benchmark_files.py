@@ -83,6 +83,9 @@ def case(shape: str, rounds: int = 20) -> dict[str, Any]:
         "gradient_bytes": 2000,
         "copy": {"ms": spread(5.0), "rounds_ms": [5.0] * rounds, "bytes_per_second": 1e6},
         "floor_ms": {"forward": 1.0, "backward": 0.6, "total": 1.6},
+        "flops": None,
+        "product": None,
+        "note": "",
         "variants": [
             variant(key, *named, flat)
             for key, named in {

@@ -222,7 +222,7 @@ def test_commit_is_taken_from_the_environment_where_there_is_no_repository(monke
 def test_variants_on_a_gpu_include_the_autotuned_compiler(monkeypatch):
     from benchmarks import amd
 
-    monkeypatch.setattr(amd._backends, "choose", lambda owner, backend, device_type: "triton")
+    monkeypatch.setattr(amd._backends, "choose", lambda *_: "triton")
     keys = [v.key for v in amd.variants(torch.device("cuda"))]
     assert keys[:5] == ["amd_fused", "eager", "compile", "max-autotune", "released"]
     assert keys[5:] == ["attention", "at"]

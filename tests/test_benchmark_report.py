@@ -154,7 +154,7 @@ def without(name):
         ("no JSON", "cannot be read as JSON"),
         (json.dumps(changed(schema=2)), "schema must be 3, got 2; measure again"),
         (json.dumps({"benchmarks": []}), "schema must be 3, got None; no result file"),
-        (json.dumps(changed(command="gpu")), "command must be one of losses, scaling, host, "),
+        (json.dumps(changed(command="gpu")), "command must be one of losses, siblings, scaling, "),
         (json.dumps(changed(finished=1)), "finished must be bool, got 1"),
         (json.dumps(changed(cases={})), "cases must be a list, got {}"),
         (json.dumps(without("total")), "cases[0].variants[1].rounds_ms.total is missing"),

@@ -147,9 +147,9 @@ AMD_INLINE R region_weight(R layer_weight, R share, R component, bool position_m
 // Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^), d = x^ - x^_other.
 // derived: d . x^ = (D + |x^|^2 - |x^_other|^2) / 2, which is D/2 where both are unit vectors.
 // Where the own norm is below its floor, x^ = x / 1e-12 and the projection is absent. One position
-// alone has x^ = +-1: no gradient. (Below the floor it has one, of no consequence: it cancels in
-// map_gradient but for its 1e-12th part, which float32 cannot tell from rounding, so it is left
-// out.)
+// alone has x^ = +-1: no gradient, unless it is below the floor. There, a map of one position has
+// one that cancels in map_gradient but for its 1e-12th part, which float32 cannot tell from
+// rounding, so it is left out; a quadrant of one position in a larger map has one that counts.
 template <typename T>
 struct Pull {
   T own, other, factor, projection;
@@ -161,9 +161,10 @@ struct Pull {
   }
 };
 template <typename T, typename R>
-AMD_INLINE Pull<T> make_pull(R weight, int64_t positions, T own_inverse, T other_inverse,
-                             R distance, R own_length, R other_length) {
-  const bool constant = positions == 1 && (own_length == 1 || sizeof(T) == 4);
+AMD_INLINE Pull<T> make_pull(R weight, int64_t positions, int64_t map_positions, T own_inverse,
+                             T other_inverse, R distance, R own_length, R other_length) {
+  const bool cancels = map_positions == 1 && sizeof(T) == 4;
+  const bool constant = positions == 1 && (own_length == 1 || cancels);
   return {own_inverse, other_inverse, constant ? T(0) : T(2 * weight * own_inverse),
           own_length == 1 ? T((distance + (1 - other_length)) / 2) : T(0)};
 }

@@ -119,6 +119,25 @@ def test_2x2_map_has_no_local_loss(backend: str) -> None:
     assert all((grad == 0).all() for grad in fused.grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_quadrant_of_one_position_below_the_norms_floor_has_a_gradient(
+    backend: str, dtype: torch.dtype
+) -> None:
+    """There |g| = exp(-s (t - n)) is under 1e-12, so g^ = g / 1e-12 is not a sign."""
+    # The first position's q of 0.80 and 0.81 have g of about -4e-13 and -7e-14.
+    features = torch.tensor([[0.80, 0.59, 0.09, 0.02], [0.81, 0.57, 0.10, 0.06]], dtype=dtype)
+    student, teacher = (f.sqrt().reshape(1, 1, 2, 2) for f in features)
+    options = {"local_weight": 1.0, "component_weights": (3.0, 0.0, 0.0)}
+    exact = oracle(student, teacher, **options)
+    (truth, _) = exact.grads
+    assert truth.norm() > 0.01
+    fused = run(functools.partial(amd_loss, backend=backend), student, teacher, **options)
+    # s = 64 turns an error of q by eps into 100 eps of g.
+    assert relative_error(fused.grads[0], truth) < 500 * torch.finfo(dtype).eps
+    assert relative_error(fused.loss, exact.loss) < 500 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("backend", FUSED, indirect=True)
 def test_1x1_map_has_no_loss(backend: str) -> None:
     """p and n are unit vectors, exactly 0 apart; g = -exp(-64) is under the norm's floor: 1e-32."""

@@ -156,19 +156,19 @@ def settled(distance, positions, length_s, length_t):
 
 
 @triton.jit
-def pull_factors(inverse, distance, length, length_other, positions, weight):
+def pull_factors(inverse, distance, length, length_other, positions, map_positions, weight):
     """What `pull` multiplies with, for one region or for each of several.
 
     Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^). derived: d . x^ =
     (D + |x^|^2 - |x^_other|^2) / 2. No projection where the own norm is under the floor; no
-    gradient for one position alone, whose x^ is a sign. (Under the floor such a position has one
-    that cancels but for its 1e-12th part: float32 cannot tell it from rounding.)
+    gradient for one position alone, whose x^ is a sign, unless it is under the floor. There, a map
+    of one position has one that cancels but for its 1e-12th part, which float32 cannot tell from
+    rounding; a quadrant of one position in a larger map has one that counts.
     """
     projection = tl.where(length == 1, (distance + (1 - length_other)) / 2, 0.0)
-    if inverse.dtype == tl.float64:
-        constant = (positions == 1) & (length == 1)
-    else:
-        constant = positions == 1
+    constant = (positions == 1) & (length == 1)
+    if inverse.dtype != tl.float64:
+        constant |= map_positions == 1
     return tl.where(constant, 0.0, 2 * weight * inverse), projection
 
 

@@ -96,12 +96,16 @@ def map_slope(
     """Gradient of all regions' D_x by the map x of one side: [M, 4]."""
     inverse, length = unit(row_sum(squares))
     inverse_other, length_other = unit(row_sum(squares_other))
-    factor, projection = pull_factors(inverse, distance, length, length_other, positions, weight)
+    factor, projection = pull_factors(
+        inverse, distance, length, length_other, positions, positions, weight
+    )
     slope = pull(x, x_other, inverse, inverse_other, factor, projection)
     if LOCAL:
         inverse, length = unit(squares)
         inverse_other, length_other = unit(squares_other)
-        factor, projection = pull_factors(inverse, distances, length, length_other, counts, weights)
+        factor, projection = pull_factors(
+            inverse, distances, length, length_other, counts, positions, weights
+        )
         slope += pull(x, x_other, inverse, inverse_other, factor, projection)
     return slope
 

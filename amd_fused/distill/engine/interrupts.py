@@ -36,7 +36,7 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def stop(self, received: signal.Signals | None = None) -> KeyboardInterrupt:
-        """What to raise for a signal; by default for the one received here, or in another process."""
+        """What to raise for a signal; by default for the one that was received."""
         received = received or self.received or signal.SIGTERM
         return KeyboardInterrupt() if received == signal.SIGINT else Terminated()
 

@@ -161,9 +161,9 @@ struct Pull {
   }
 };
 template <typename T, typename R>
-AMD_INLINE Pull<T> make_pull(R weight, int64_t positions, int64_t map_positions, T own_inverse,
+AMD_INLINE Pull<T> make_pull(bool whole_map, R weight, int64_t positions, T own_inverse,
                              T other_inverse, R distance, R own_length, R other_length) {
-  const bool cancels = map_positions == 1 && sizeof(T) == 4;
+  const bool cancels = whole_map && sizeof(T) == 4;
   const bool constant = positions == 1 && (own_length == 1 || cancels);
   return {own_inverse, other_inverse, constant ? T(0) : T(2 * weight * own_inverse),
           own_length == 1 ? T((distance + (1 - other_length)) / 2) : T(0)};

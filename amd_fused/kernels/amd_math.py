@@ -156,7 +156,16 @@ def settled(distance, positions, length_s, length_t):
 
 
 @triton.jit
-def pull_factors(inverse, distance, length, length_other, positions, map_positions, weight):
+def pull_factors(
+    inverse,
+    distance,
+    length,
+    length_other,
+    positions,
+    weight,
+    WHOLE_MAP: tl.constexpr,
+    BLOCK: tl.constexpr,  # positions that there is room for in a quadrant
+):
     """What `pull` multiplies with, for one region or for each of several.
 
     Gradient of weight * D_x by x of one side: 2 weight / ||x|| (d - (d . x^) x^). derived: d . x^ =
@@ -166,10 +175,15 @@ def pull_factors(inverse, distance, length, length_other, positions, map_positio
     rounding; a quadrant of one position in a larger map has one that counts.
     """
     projection = tl.where(length == 1, (distance + (1 - length_other)) / 2, 0.0)
-    constant = (positions == 1) & (length == 1)
-    if inverse.dtype != tl.float64:
-        constant |= map_positions == 1
-    return tl.where(constant, 0.0, 2 * weight * inverse), projection
+    factor = 2 * weight * inverse
+    # Only maps up to 3x3 have a region of one position, and quadrants of at most four. In larger
+    # ones its registers are wanted for other things.
+    if BLOCK <= 4:
+        constant = positions == 1
+        if not WHOLE_MAP or inverse.dtype == tl.float64:
+            constant &= length == 1
+        factor = tl.where(constant, 0.0, factor)
+    return factor, projection
 
 
 @triton.jit

@@ -97,14 +97,14 @@ def map_slope(
     inverse, length = unit(row_sum(squares))
     inverse_other, length_other = unit(row_sum(squares_other))
     factor, projection = pull_factors(
-        inverse, distance, length, length_other, positions, positions, weight
+        inverse, distance, length, length_other, positions, weight, True, x.shape[0]
     )
     slope = pull(x, x_other, inverse, inverse_other, factor, projection)
     if LOCAL:
         inverse, length = unit(squares)
         inverse_other, length_other = unit(squares_other)
         factor, projection = pull_factors(
-            inverse, distances, length, length_other, counts, positions, weights
+            inverse, distances, length, length_other, counts, weights, False, x.shape[0]
         )
         slope += pull(x, x_other, inverse, inverse_other, factor, projection)
     return slope

@@ -156,14 +156,13 @@ Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
   const Cut& cut = *job.cut;
   const int k = chunk.quadrant, other = 1 - side;
   const bool local = cut.quadrants > 1;
-  const int64_t positions = cut.height * cut.width;
   auto whole_pull = [&](int x) {
-    return make_pull<T>(cut.weight_whole[x], positions, positions, job.inverse[side][x],
+    return make_pull<T>(true, cut.weight_whole[x], cut.height * cut.width, job.inverse[side][x],
                         job.inverse[other][x], job.distance[x], job.length[side][x],
                         job.length[other][x]);
   };
   auto quadrant_pull = [&](int x) {
-    return make_pull<T>(cut.weight_quadrant[k][x], cut.length[k], positions,
+    return make_pull<T>(false, cut.weight_quadrant[k][x], cut.length[k],
                         job.quadrant_inverse[k][side][x], job.quadrant_inverse[k][other][x],
                         job.quadrant_distance[k][x], job.quadrant_length[k][side][x],
                         job.quadrant_length[k][other][x]);

@@ -161,7 +161,7 @@ __device__ __forceinline__ void finish_distances(Sample<T>* sample, const MapSiz
   const T weight = region_weight(layer_weight, share, options.components[x], options.position_mean,
                                  count > 0 ? count : 1);
   if (side == 0) sample->share_of_loss[region][x] = weight * distance;
-  sample->pull[side][region][x] = make_pull(weight, count, size.count(kWhole), own.inverse,
+  sample->pull[side][region][x] = make_pull(region == kWhole, weight, count, own.inverse,
                                             other.inverse, distance, own.length, other.length);
 }
 

@@ -49,7 +49,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["distill", "--method", "scratch", "--teacher-epoch", "3"], "needs --teacher-run"),
         (["evaluate", "missing"], "RUN must be the folder of a run, got missing"),
         (["table", "missing"], "DIR must be a folder with runs, got missing"),
+        (["train-teacher", "--recipe", "none"], "got 'none'"),
+        (["train-teacher", "--seed", str(1 << 70)], "--seed must be at least 0 and below 2^62"),
+        (["distill", "--method", "Scratch", "--student", "wrn17-1"], "got 'wrn17-1'"),
         (["sweep", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["sweep", "--seed", "3"], "unrecognized arguments: --seed 3"),
+        (["sweep", "--student", "wrn17-1"], "got 'wrn17-1'"),
+        (["sweep", "--teacher-epoch", "4"], "--teacher-epoch must be the last one, 10, or a mult"),
+        (["sweep", "--methods", "kd", "KD"], "--methods must differ, got kd KD"),
         (["sweep", "--methods", "kd", "kd"], "--methods must differ, got kd kd"),
         (["sweep", "--methods", "amd"], "amd"),
         (["sweep", "--gamma", "1", "1"], "--gamma must differ, got 1 1"),
@@ -65,6 +72,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_is_a_file_is_refused(
@@ -176,6 +184,9 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "amd-gl 86.36 ± 0.1" in text
     assert "temperature: 4.0" in text
+    assert "gamma: 5000.0" in text
+    assert main(["recipes", "cifar10-b-mixup"]) == 0
+    assert "ECE 1.853, NLL 55.15: amd-gl" in capsys.readouterr().out
 
 
 def test_backends_are_shown_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from published_layouts import (
 
 from amd_fused.distill import data
 from amd_fused.distill.config import Settings
+from amd_fused.distill.data.pickles import load_pickle
 from amd_fused.distill.errors import UsageError
 
 
@@ -199,6 +200,28 @@ def test_a_pickle_cannot_call_functions(tmp_path):
     with pytest.raises(UsageError, match=r"posix\.system does not belong into a data set"):
         load(tmp_path)
     assert not traced.exists()
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        # An array whose objects lie where the bytes say, which a pickle could then use.
+        (b"cnumpy\nndarray\n((I1\ntS'O'\nS'AAAAAAAA'\ntR.", "not callable"),
+        (b"cnumpy\ndtype\n(S'O'\ntR.", "arrays of object do not belong"),
+        (b"cnumpy\ndtype\n(S'V8'\ntR.", r"arrays of \|V8 do not belong"),
+    ],
+)
+def test_a_pickle_cannot_make_objects_of_bytes(tmp_path, made, reason):
+    (write_cifar10(tmp_path) / "test_batch").write_bytes(made)
+    with pytest.raises(UsageError, match=f"cannot be read .*{reason}"):
+        load(tmp_path)
+
+
+def test_a_pickle_cannot_change_the_flags_of_a_type(tmp_path):
+    flagged = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI63\ntb."
+    path = tmp_path / "type"
+    path.write_bytes(b"(S'kind'\n" + flagged[:-1] + b"d.")
+    assert not load_pickle(path, "CIFAR")[b"kind"].hasobject
 
 
 WRONG = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from published_layouts import (
@@ -108,11 +109,25 @@ def test_any_folder_takes_the_size_of_its_first_image(tmp_path, test):
     assert loaded.train.batch(range(4), None).shape == (4, 3, 10, 10)
 
 
+def test_a_folder_of_224_pixels_is_not_enlarged_as_imagenet_is(tmp_path):
+    write_folder(tmp_path, sizes=((224, 224),))
+    loaded = load(tmp_path, "folder")
+    pixels = torch.from_numpy(random_pixels(224, 224, seed=0)).double()
+    assert torch.allclose(colours(loaded, loaded.test, 0), pixels, atol=1e-3)
+
+
 def test_grey_images_and_palettes_become_colours(tmp_path):
     write_folder(tmp_path, sizes=((8, 8),))
     write_image(tmp_path / "train" / "cats" / "0.png", plain(8, 8, (9, 9, 9))[..., 0])
     loaded = load(tmp_path, "folder")
     assert torch.allclose(colours(loaded, loaded.train, 0), torch.tensor(9.0).double(), atol=1e-3)
+
+
+def test_images_of_16_bits_are_refused_rather_than_cut_off(tmp_path):
+    write_folder(tmp_path, sizes=((8, 8),))
+    write_image(tmp_path / "train" / "cats" / "0.png", np.full((8, 8), 30000, np.uint16))
+    with pytest.raises(UsageError, match=r"0\.png .* \(more than 8 bits a channel, mode I"):
+        load(tmp_path, "folder")
 
 
 def test_subsets_of_folders_are_balanced(tmp_path):
@@ -166,6 +181,23 @@ def test_an_empty_class_folder_is_named(tmp_path):
     with pytest.raises(UsageError, match="but has none") as caught:
         load(tmp_path, "folder")
     assert str(caught.value).startswith(f"{tmp_path / 'test' / 'dogs'} must hold images (.jpg")
+
+
+def test_a_file_in_a_folders_place_is_refused(tmp_path):
+    folder = write_cinic10(tmp_path, each=1)
+    (folder / "train").rename(folder / "elsewhere")
+    (folder / "train").write_bytes(b"")
+    with pytest.raises(UsageError, match="train must hold a folder for each of at least 2 classes"):
+        load(tmp_path, "cinic10")
+
+
+@pytest.mark.parametrize("name", ["wnids.txt", "words.txt", "val/val_annotations.txt"])
+def test_lists_that_are_no_text_are_named(tmp_path, name):
+    file = write_tiny_imagenet(tmp_path, WNIDS) / name
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="must be a text file, but cannot be read") as caught:
+        load(tmp_path, "tiny-imagenet")
+    assert str(caught.value).startswith(str(file))
 
 
 def test_a_single_class_is_refused(tmp_path):

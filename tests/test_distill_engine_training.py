@@ -176,6 +176,14 @@ def test_a_student_from_scratch_may_be_compared_with_a_teacher(
     assert RunDir(tmp_path / "alone").config()["teacher"] is None
 
 
+def test_the_distance_asks_for_no_backend_that_the_training_did_not_try(
+    teacher: Path, tmp_path: Path
+) -> None:
+    # Knowledge distillation has no CUDA C++ kernel, and does without on any machine.
+    settings = tiny(method="kd", backend="cuda", epochs=1, train_size=10)
+    assert distill(teacher, tmp_path, settings)["amd_distance"] > 0
+
+
 def test_layers_that_nothing_needs_need_not_be_known(teacher: Path, tmp_path: Path) -> None:
     settings = tiny(method="kd", student="torchvision/mobilenet_v3_small", epochs=1, train_size=10)
     assert distill(teacher, tmp_path, settings)["amd_distance"] is None
@@ -187,7 +195,8 @@ def test_layers_that_nothing_needs_need_not_be_known(teacher: Path, tmp_path: Pa
 def test_half_precision_and_channels_last_train_alike(
     teacher: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    settings = tiny(method="amd-gl+sp", lr=0.01, epochs=1)
+    # Not amd-gl: in 2x2 maps it compares quadrants of one position, whose logarithms near 0 jump.
+    settings = tiny(method="amd-g+sp", lr=0.01, epochs=1)
     distill(teacher, tmp_path / "plain", settings)
     distill(teacher, tmp_path / "other", settings.changed(**changes))
     plain, other = (RunDir(tmp_path / name).epochs()[0] for name in ("plain", "other"))

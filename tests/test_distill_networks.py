@@ -249,6 +249,7 @@ def test_without_timm_its_networks_are_refused_with_the_remedy(monkeypatch):
         (" WRN-40-2 ", "WRN40-2"),
         ("resnet44", "ResNet44"),
         ("ResNet-20", "ResNet20"),
+        ("resnet020", "ResNet20"),
         ("mobilenet_v2", "MobileNetV2"),
         ("MobileNetV2", "MobileNetV2"),
         ("ResNet18", "torchvision/resnet18"),

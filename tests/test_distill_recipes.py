@@ -86,6 +86,39 @@ def test_table_7_repeats_what_tables_3_and_4_report() -> None:
         assert found == values
 
 
+def test_deviations_are_those_of_table_7() -> None:
+    """Of its columns for pairs that are in no other table, a row a method."""
+    pairs = {
+        "CIFAR10": ("wrn40-1", "wrn16-8"),
+        "CINIC10": (
+            *("wrn16-8", "wrn40-1", "wrn40-2"),
+            *("wrn16-3-resnet20", "wrn28-3-resnet20", "mobilenetv2-resnet20"),
+        ),
+        "TINY_IMAGENET": ("wrn16-3-resnet20",),
+    }
+    expected = {
+        "kd": ".11 .08 .16 .03 .09 .11 .07 .06 .13",
+        "at": ".11 .05 .14 .06 .08 .11 .09 .10 .05",
+        "sp": ".11 .08 .13 .07 .09 .10 .09 .10 .09",
+        "amd-g": ".09 .17 .09 .07 .20 .08 .06 .03 .25",
+        "amd-gl": ".06 .15 .05 .04 .06 .08 .11 .04 .15",
+    }
+    for key, row in expected.items():
+        setups = [getattr(paper, data)[pair] for data in pairs for pair in pairs[data]]
+        assert [setup.methods[key][1] for setup in setups] == [float(x) for x in row.split()], key
+
+
+def test_what_a_recipe_reports_is_of_its_own_methods_and_grid() -> None:
+    for setup, changed in paper.MIXUP.items():
+        assert set(changed) == set(recipes.get(f"cifar10-{setup}-mixup").methods)
+    for setup, changed in paper.WITH_SP.items():
+        assert set(changed) == set(recipes.get(f"cifar10-{setup}-sp").methods)
+    for (data, setup), margins in paper.MARGINS.items():
+        assert set(margins) <= set(recipes.get(f"{data}-{setup}-margin").grid["margin"])
+    margin = recipes.get("cinic10-a-margin")
+    assert margin.expected == ("top-1: AMD (g) 75.04 (1.35), 75.13 (1.5)",)
+
+
 def test_gamma_is_5000_but_where_masks_call_for_3000() -> None:
     """Section 5.6.1: setup (b) on CIFAR-10, (ca) on CINIC-10, all on Tiny-ImageNet."""
     smaller = {"cifar10-b", "cinic10-ca"}

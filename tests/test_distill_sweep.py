@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("accelerate")
 
-from amd_fused.distill import sweep
+from amd_fused.distill import engine, recipes, sweep
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
 from amd_fused.distill.run_dir import RunDir, find_runs
@@ -61,6 +62,27 @@ def test_teacher_has_the_recipes_own_size_and_students_name_it(swept: Path) -> N
     assert Path(student["teacher"]["run"]).resolve() == (swept / "teacher" / "seed-0").resolve()
     assert student["teacher"]["epoch"] == 10
     assert RunDir(swept / "scratch" / "seed-0").config()["teacher"] is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "train_size"), [("digits", 10, 0), ("cifar10-a", 3, 40)]
+)
+def test_sizes_that_the_recipe_does_not_set_apart_are_the_teachers_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: str, epochs: int, train_size: int
+) -> None:
+    taught: list[Settings] = []
+
+    def train_teacher(settings: Settings, *_: Any, **options: Any) -> None:
+        taught.append(settings)
+
+    monkeypatch.setattr(engine, "train_teacher", train_teacher)
+    monkeypatch.setattr(engine, "distill", lambda *_, **options: None)
+    monkeypatch.setattr(sweep, "finish", lambda *_: None)
+    changes = {"epochs": 3, "train_size": 40, "lr": 0.3}
+    sweep.run(recipes.get(recipe), changes, tmp_path, methods=("kd",), seeds=2, grid={})
+    assert [(s.epochs, s.train_size, s.lr, s.seed) for s in taught] == [
+        (epochs, train_size, 0.3, seed) for seed in (0, 1)
+    ]
 
 
 def test_second_start_trains_only_what_is_missing(swept: Path) -> None:

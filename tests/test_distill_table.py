@@ -129,6 +129,16 @@ def test_each_sweep_has_its_own_students_from_scratch(tmp_path: Path) -> None:
         write_table([tmp_path], tmp_path)
 
 
+def test_teachers_are_in_the_order_of_their_seeds_whatever_the_students_folders(
+    tmp_path: Path,
+) -> None:
+    for seed in (0, 1):
+        teacher = teacher_run(tmp_path / f"t{seed}", 99, seed=seed)
+        student_run(tmp_path / f"k{9 - seed}", "kd", 94, teacher, seed=seed)
+    (setup,) = arrange(gather([tmp_path]))
+    assert [run.settings.seed for run in setup.groups[0].runs] == [0, 1]
+
+
 def test_an_early_stopped_teacher_is_named_with_its_epoch_and_its_accuracy_then(
     tmp_path: Path,
 ) -> None:

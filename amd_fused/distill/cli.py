@@ -118,8 +118,8 @@ def _parser() -> Parser:
 
 
 def _train_teacher(given: argparse.Namespace) -> None:
-    path = folder(given, f"teacher-seed-{_seed(given)}")
     settings = settings_of(given, "train-teacher")
+    path = folder(given, f"teacher-seed-{settings.seed}")
     if given.resume and RunDir(path).config_file.exists():
         settings = RunDir(path).settings().changed(**overrides(given))
     from amd_fused.distill import engine
@@ -140,7 +140,8 @@ def _distill(given: argparse.Namespace) -> None:
         settings = run.settings().changed(**overrides(given))
         known = run.config()["teacher"]
         if teacher_run is None and known is not None:
-            teacher_run, teacher_epoch = Path(known["run"]), known["epoch"]
+            teacher_run = Path(known["run"])
+            teacher_epoch = known["epoch"] if teacher_epoch is None else teacher_epoch
     if teacher_epoch is not None and teacher_run is None:
         raise UsageError("--teacher-epoch needs --teacher-run, whose epochs it chooses from")
     teacher = None
@@ -148,7 +149,7 @@ def _distill(given: argparse.Namespace) -> None:
         if not teacher_run.is_dir():
             raise UsageError(f"--teacher-run must be the folder of a teacher, got {teacher_run}")
         settings = settings.changed(teacher=RunDir(teacher_run).settings().teacher)
-    elif settings.method != "scratch":
+    elif settings.method.strip().lower() != "scratch":
         raise UsageError(
             f"--teacher-run must be given for --method {settings.method}; "
             "`amd-fused train-teacher` makes one"
@@ -166,10 +167,6 @@ def _distill(given: argparse.Namespace) -> None:
         report=given.report,
     )
     _say_result(path, result)
-
-
-def _seed(given: argparse.Namespace) -> int:
-    return getattr(given, "seed", 0)
 
 
 def _say_result(path: Path, result: dict[str, object]) -> None:
@@ -194,7 +191,8 @@ def _table(given: argparse.Namespace) -> None:
     from amd_fused.distill import looking
     from amd_fused.distill.run_dir import find_runs
 
-    out = folder(given) if given.output_dir else given.folders[0]
+    given.output_dir = given.output_dir or given.folders[0]
+    out = folder(given)
     print(looking.write_table(given.folders, out))
     if given.report:
         runs = [run.path for path in given.folders for run in find_runs(path)]

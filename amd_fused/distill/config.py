@@ -136,8 +136,10 @@ class Settings:
         weights = [f"{loss}_weight" for loss in ("ce", "kd", "at", "sp", "rkd", "nd", "lsh")]
         for name in (*weights, "gamma", "weight_decay", "mixup"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
-        for name in ("train_size", "workers", "seed", "save_every", "checkpoint_steps"):
+        for name in ("train_size", "workers", "save_every", "checkpoint_steps"):
             self._require(name, getattr(self, name) >= 0, ">= 0")
+        # torch's generators take 63 bits, and methods.py adds to it.
+        self._require("seed", 0 <= self.seed < 1 << 62, "at least 0 and below 2^62")
         self._require("report_images", self.report_images >= 1, "at least 1")
         self._require("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
         self._require("local_weight", 0 < self.local_weight <= 1, "above 0 and at most 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -20,7 +21,13 @@ SWEPT = ("gamma", "margin")
 
 
 class Parser(argparse.ArgumentParser):
-    """One line and exit code 2 for what cannot be parsed, instead of the usage."""
+    """One line and exit code 2 for what cannot be parsed, instead of the usage.
+
+    Options must be written out: a sweep would take --seed for its --seeds.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         refuse(f"{message} ({self.prog} --help lists the options)")
@@ -72,7 +79,7 @@ def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
     default, help = option.default, option.metadata["help"].replace("%", "%%")
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     if shown != "":
-        help += f" (without a recipe: {shown})"
+        help += f" (where the recipe says nothing: {shown})"
     made: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
     if kind is bool:
         return made | {"action": argparse.BooleanOptionalAction}
@@ -112,17 +119,17 @@ def overrides(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def folder(given: argparse.Namespace, *parts: str) -> Path:
-    """Where the command writes: a folder that can be written into.
+    """Where the command writes: a folder that can be written into, or made. It is not made here,
+    for the command may yet be refused.
 
     Raises:
         UsageError: it is a file, or may not be written into.
     """
     path: Path = given.output_dir or Path("runs").joinpath(given.recipe, *parts)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
+        there = next(place for place in (path, *path.parents) if place.exists())
+        # A name of its own for each of several processes.
+        tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
         raise UsageError(
             f"--output-dir must be a folder to write into, got {path} ({error.strerror})"

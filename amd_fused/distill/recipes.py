@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from amd_fused.distill import paper
+from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.paper import Setup
 
@@ -23,6 +24,8 @@ ALL_METHODS = (
 _TABLE_METHODS = ("scratch", "kd", "at", "sp", "rkd", "amd-g", "amd-gl")
 _MIXUP_METHODS = ("scratch", "kd", "at", "amd-g", "amd-gl")
 _WITH_SP = ("at+sp", "amd-g+sp", "amd-gl+sp")
+# Of a recipe, what is not the experiment's.
+_NOT_SHOWN = ("recipe", "data_dir", "method")
 # The grids of Figs. 7 and 8, as far as the text of section 5.4 names their points.
 _GRIDS: dict[str, tuple[float, ...]] = {
     "gamma": (1000.0, 3000.0, 5000.0, 7000.0),
@@ -39,7 +42,8 @@ class Recipe:
         settings: of teachers and students.
         teacher_settings: of teachers, over those.
         methods, seeds, grid: what `amd-fused sweep` runs.
-        reported: what the paper reports, if it is the paper's.
+        reported: what the paper reports of the networks and data, if they are the paper's.
+        expected: what it reports of this recipe, in lines, of which the last says most.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Recipe:
     seeds: int = 5
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reported: Setup | None = None
+    expected: tuple[str, ...] = ()
 
 
 def get(name: str) -> Recipe:
@@ -118,7 +123,23 @@ _DIGITS_TEACHER = {"train_size": 0, "epochs": 10}
 
 def _setup(name: str, title: str, common: dict[str, Any], setup: Setup, **more: Any) -> Recipe:
     networks = {"teacher": setup.teacher, "student": setup.student}
-    return Recipe(name, title, common | networks, _EARLY_STOPPED, reported=setup, **more)
+    amd = max(setup.methods["amd-g"][0], setup.methods["amd-gl"][0])
+    kd = setup.methods["kd"][0]
+    expected = (f"top-1: student {setup.student_top1:.2f}, KD {kd:.2f}, AMD {amd:.2f}",)
+    return Recipe(
+        name, title, common | networks, _EARLY_STOPPED, reported=setup, expected=expected, **more
+    )
+
+
+def _by_value(name: str, setup: Setup, margins: Mapping[float, float]) -> tuple[str]:
+    """What the text of 5.4 says of a grid."""
+    default = {"gamma": 5000.0, "margin": 1.35}[name]
+    found = {default: setup.methods["amd-g"][0], **(margins if name == "margin" else {})}
+    return ("top-1: AMD (g) " + ", ".join(f"{found[x]:.2f} ({x:g})" for x in sorted(found)),)
+
+
+def _calibration(reported: paper.Calibration) -> tuple[str, ...]:
+    return tuple(f"ECE {ece:.3f}, NLL {nll:.2f}: {key}" for key, (ece, nll) in reported.items())
 
 
 def _variants() -> list[Recipe]:
@@ -140,6 +161,7 @@ def _variants() -> list[Recipe]:
                         title=title,
                         methods=("kd", "amd-g"),
                         grid={name: values},
+                        expected=_by_value(name, setups[setup], paper.MARGINS[data, setup]),
                     )
                 )
     for data, setups, common in (
@@ -156,7 +178,9 @@ def _variants() -> list[Recipe]:
                 gamma = {"gamma": 3000.0} if small else {}
                 title = "masked features (5.6.1, Fig. 12)"
                 recipe = _setup(f"{data}-{setup}-masked", title, common | gamma, setups[setup])
-                made.append(replace(recipe, methods=("amd-masked-g", "amd-masked-gl")))
+                masked = ("amd-masked-g", "amd-masked-gl")
+                # Fig. 12 gives no numbers.
+                made.append(replace(recipe, methods=masked, expected=()))
     for setup in ("a", "b"):
         base = _setup(f"cifar10-{setup}", "", _CIFAR10, paper.CIFAR10[setup])
         made.append(
@@ -166,6 +190,7 @@ def _variants() -> list[Recipe]:
                 title="students with Mixup (5.6.2, Table 8)",
                 settings={**base.settings, "mixup": 0.2},
                 methods=_MIXUP_METHODS,
+                expected=_calibration(paper.MIXUP[setup]),
             )
         )
         made.append(
@@ -174,6 +199,7 @@ def _variants() -> list[Recipe]:
                 name=f"{base.name}-sp",
                 title="with SP beside (5.6.3, Table 9)",
                 methods=_WITH_SP,
+                expected=_calibration(paper.WITH_SP[setup]),
             )
         )
     return made
@@ -222,15 +248,9 @@ def overview() -> str:
     rows = []
     for recipe in RECIPES.values():
         pair = f"{recipe.settings['teacher']} to {recipe.settings['student']}"
-        setup = recipe.reported
-        expected = ""
-        if setup is not None and not recipe.grid and recipe.methods == _TABLE_METHODS:
-            amd = max(setup.methods["amd-g"], setup.methods["amd-gl"])
-            kd = setup.methods["kd"]
-            expected = f"student {setup.student_top1}, KD {kd[0]}, AMD {amd[0]}"
-        rows.append((recipe.name, pair, expected, recipe.title))
+        rows.append((recipe.name, pair, "".join(recipe.expected[-1:]), recipe.title))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    head = ("recipe", "networks", "top-1 in the paper (%)", "what it is")
+    head = ("recipe", "networks", "in the paper (%)", "what it is")
     widths = [max(width, len(title)) for width, title in zip(widths, head, strict=False)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
@@ -243,7 +263,12 @@ def describe(name: str) -> str:
     """A recipe in full."""
     recipe = get(name)
     lines = [f"{recipe.name}: {recipe.title}", "", "settings:"]
-    lines += [f"  {key}: {_shown(value)}" for key, value in recipe.settings.items()]
+    settings = Settings(**recipe.settings)
+    for option in fields(Settings):
+        value = getattr(settings, option.name)
+        hidden = option.metadata["group"] == "running" or option.name in _NOT_SHOWN
+        if not hidden and value not in ("", ()):
+            lines.append(f"  {option.name}: {_shown(value)}")
     if recipe.teacher_settings:
         lines += ["of the teacher:"]
         lines += [f"  {key}: {_shown(value)}" for key, value in recipe.teacher_settings.items()]
@@ -252,10 +277,15 @@ def describe(name: str) -> str:
     lines += [f"  {key}: {_shown(values)}" for key, values in recipe.grid.items()]
     if recipe.reported is not None:
         setup = recipe.reported
-        lines += ["", f"top-1 (%) in the paper, {setup.source}:"]
-        lines += [f"  teacher {setup.teacher_top1}", f"  scratch {setup.student_top1}"]
+        changed = recipe.methods != _TABLE_METHODS
+        if changed and recipe.expected:
+            lines += ["", "in the paper (%):", *(f"  {line}" for line in recipe.expected)]
+        without = " of the setup without this change" if changed else ""
+        lines += ["", f"top-1 (%) in the paper{without}, {setup.source}:"]
+        lines += [f"  teacher {setup.teacher_top1:.2f}", f"  scratch {setup.student_top1:.2f}"]
         for key, (mean, deviation) in setup.methods.items():
-            lines.append(f"  {key} {mean}" + (f" ± {deviation}" if deviation is not None else ""))
+            spread = "" if deviation is None else f" ± {deviation:.2f}"
+            lines.append(f"  {key} {mean:.2f}{spread}")
     return "\n".join(lines)
 
 

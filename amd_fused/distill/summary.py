@@ -23,9 +23,7 @@ _ROUNDS, _WARMUP = 7, 2
 
 def say_result(path: Path, result: Mapping[str, Any]) -> None:
     """Where a run ended."""
-    from accelerate import PartialState
-
-    if not PartialState().is_main_process:
+    if not _speaks():
         return
     say_metrics(result["test"])
     print(f"Run: {path}")
@@ -35,6 +33,8 @@ def say_result(path: Path, result: Mapping[str, Any]) -> None:
 
 def say_metrics(metrics: Mapping[str, Any]) -> None:
     """Of all test images."""
+    if not _speaks():
+        return
     shown = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f}"}
     shown["ece"] = "ECE {:.2f} %"
     print("Test: " + ", ".join(text.format(metrics[name]) for name, text in shown.items()))
@@ -57,6 +57,13 @@ def say_backends(timed: bool) -> None:
         shapes = ", ".join(f"{c_s}/{c_t}x{size}x{size}" for c_s, c_t, size in _LAYERS)
         table.caption = f"forward and backward, float32, batch {_BATCH}: {shapes}; medians"
     Console().print(table)
+
+
+def _speaks() -> bool:
+    """Whether this is the one process that prints results."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _milliseconds(names: list[str]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from amd_fused.distill import engine, looking, methods
+from amd_fused.distill import engine, looking, methods, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.recipes import Recipe
@@ -46,12 +46,14 @@ def run(
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {seeds}")
     teachers = Settings(
-        **{**recipe.settings, **recipe.teacher_settings, "mixup": 0.0, **_for_teacher(overrides)},
+        **{**recipe.settings, **recipe.teacher_settings, **_for_teacher(recipe, overrides)},
         recipe=recipe.name,
     )
     students = Settings(**{**recipe.settings, **overrides}, recipe=recipe.name)
     # First what cannot work, not after hours of training.
     chosen = points(students, methods, seeds, grid)
+    models.canonical(students.student)
+    _check_epoch(teacher_epoch, teachers)
     for seed in range(seeds):
         teacher = out / "teacher" / f"seed-{seed}"
         engine.train_teacher(
@@ -83,7 +85,8 @@ def points(
     grid: Mapping[str, tuple[float, ...]],
 ) -> list[list[Point]]:
     """The students of each seed: every method once, those with an AMD loss at every grid point."""
-    if len(set(names)) < len(names):
+    keys = [methods.parse(name).key for name in names]
+    if len(set(keys)) < len(keys):
         raise UsageError(f"--methods must differ, got {' '.join(names)}")
     for name, values in grid.items():
         if len(set(values)) < len(values):
@@ -94,7 +97,7 @@ def points(
                 Path("_".join([name, *(f"{k}-{v:g}" for k, v in at.items())])) / f"seed-{seed}",
                 settings.changed(method=name, seed=seed, **at),
             )
-            for name in names
+            for name in keys
             for at in (_grid_points(grid) if "amd" in methods.parse(name).losses else [{}])
         ]
         for seed in range(seeds)
@@ -115,10 +118,21 @@ def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
     print("\n".join(f"Written: {path}" for path in written))
 
 
-def _for_teacher(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _for_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What the user changed, of what a teacher has; sizes that the recipe sets apart stay apart."""
-    students = {"train_size", "epochs", "mixup"}
-    return {name: value for name, value in overrides.items() if name not in students}
+    apart = {"train_size", "epochs"} & set(recipe.teacher_settings)
+    return {name: value for name, value in overrides.items() if name not in apart}
+
+
+def _check_epoch(epoch: int | None, teachers: Settings) -> None:
+    """Refuses a teacher's epoch whose weights will not be kept for sure, before it is trained."""
+    last, every = teachers.epochs, teachers.save_every
+    if epoch is None or epoch == last or (every and 0 < epoch < last and epoch % every == 0):
+        return
+    raise UsageError(
+        f"--teacher-epoch must be the last one, {last}, or a multiple of --save-every, {every}, "
+        f"below it, got {epoch}"
+    )
 
 
 def _grid_points(grid: Mapping[str, tuple[float, ...]]) -> Iterator[dict[str, float]]:

@@ -34,7 +34,7 @@ def load_torchvision() -> ModuleType:
         return sys.modules["torchvision"]
     try:
         return importlib.import_module("torchvision")
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise _unusable(error) from None
     except RuntimeError as error:
         if "torchvision::" not in str(error):
@@ -50,7 +50,8 @@ def load_torchvision() -> ModuleType:
 
 
 def _unusable(error: Exception) -> UsageError:
+    reason = " ".join(str(error).split())
     return UsageError(
-        f"torchvision cannot be imported beside torch {torch.__version__} ({error}); "
+        f"torchvision cannot be imported beside torch {torch.__version__} ({reason}); "
         "pip install 'amd_fused[distill]' brings the version that fits"
     )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from amd_fused.distill.data.seeds import mix_seed, words
+from amd_fused.distill.data.seeds import words
 
 # 64 x 64 images become 68 x 68 before they are cropped (5.1.1).
 PADDING = 2
-# So that an image is not cropped and flipped by the same random number.
-_CROP_SEED = 1
 
 
 def crop_flip(pixels: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
@@ -36,15 +33,3 @@ def flip(pixels: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
     """Images `[b, C, H, W]`, each mirrored left to right with p = 1/2."""
     mirrored = torch.from_numpy((words(seed, indices, 1)[0] & 1).astype(bool))
     return torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-
-
-def random_crop(
-    transform: Callable[[Image.Image], Image.Image], image: Image.Image, seed: int, index: int
-) -> Image.Image:
-    """`transform(image)`, which draws from torch's generator, as if that had a seed of its own."""
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(mix_seed(seed, index, _CROP_SEED))
-    try:
-        return transform(image)
-    finally:
-        torch.set_rng_state(state)

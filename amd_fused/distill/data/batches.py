@@ -155,11 +155,23 @@ def _load(batches: _Batches, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         # Its own, or each epoch would take a number out of the global one.
         generator=torch.Generator(),
     )
-    for loaded in loader:
-        if isinstance(loaded, UsageError):
-            raise loaded
-        images, labels = loaded
-        yield images, labels
+    taken = 0
+    try:
+        for loaded in loader:
+            taken += 1
+            yield _or_raise(loaded)
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+    # SIGTERM has ended the workers: what the trainer still needs before it stops is loaded here.
+    for step in range(taken, len(batches)):
+        yield _or_raise(batches[step])
+
+
+def _or_raise(loaded: tuple[Tensor, Tensor] | UsageError) -> tuple[Tensor, Tensor]:
+    if isinstance(loaded, UsageError):
+        raise loaded
+    return loaded
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -169,7 +181,7 @@ def _as_it_is(batch: Any) -> Any:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach workers too, while the trainer ends its step.
 
-    A worker that a signal kills would be an error there, one that exits is none.
+    A worker that a signal kills would be an error there, one that exits is none until it is missed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amd_fused.distill.config import Settings
-from amd_fused.distill.data.files import CROP, Files, decode, transforms
+from amd_fused.distill.data.files import CROP, RESIZED, Files, decode, transforms
 from amd_fused.distill.data.images import DataSet, Split
 from amd_fused.distill.data.locate import base_folder, find_folder
 from amd_fused.distill.errors import UsageError
@@ -76,11 +76,11 @@ def load_tiny_imagenet(settings: Settings) -> DataSet:
     annotations = "val/val_annotations.txt"
     needs = ("wnids.txt", "words.txt", "train", "val/images", annotations)
     folder = find_folder(settings.data_dir, ("tiny-imagenet-200",), needs, published)
-    classes = sorted((folder / "wnids.txt").read_text().split())
+    classes = sorted(_text(folder / "wnids.txt").split())
     _require_same(folder / "train", _class_folders(folder / "train"), classes, "wnids.txt")
     train = _class_images(folder / "train", classes)
     test = _annotated(folder / "val" / "images", folder / annotations, classes)
-    lines = (folder / "words.txt").read_text().splitlines()
+    lines = _text(folder / "words.txt").splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     # "goldfish, Carassius auratus": the first of the synonyms.
     names = tuple(words.get(wnid, wnid).split(",")[0] for wnid in classes)
@@ -109,7 +109,8 @@ def _data_set(
     elif image_size is None:
         root, names, _ = train
         image_size = min(decode(root / os.fsdecode(names[0])).size)
-    prepare, randomly = transforms(image_size, settings.augment)
+    resized = RESIZED if "imagenet" in (settings.data, settings.augment) else image_size
+    prepare, randomly = transforms(image_size, resized, settings.augment)
     splits = [
         Split(Files(root, names, prepare, randomly), labels, *statistics, settings.augment)
         for root, names, labels in (train, test)
@@ -118,7 +119,8 @@ def _data_set(
 
 
 def _class_folders(part: Path) -> list[str]:
-    classes = sorted(x.name for x in part.iterdir() if x.is_dir() and not x.name.startswith("."))
+    inside = part.iterdir() if part.is_dir() else ()
+    classes = sorted(x.name for x in inside if x.is_dir() and not x.name.startswith("."))
     if len(classes) < 2:
         raise UsageError(
             f"{part} must hold a folder for each of at least 2 classes, got {len(classes)}"
@@ -136,6 +138,13 @@ def _require_same(part: Path, got: Sequence[str], classes: Sequence[str], of: st
             raise UsageError(
                 f"{part} must hold the classes of {of}, but {problem} {', '.join(names[:3])}{more}"
             )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} must be a text file, but cannot be read ({error})") from None
 
 
 def _class_images(part: Path, classes: Sequence[str]) -> _Part:
@@ -159,7 +168,7 @@ def _annotated(images: Path, annotations: Path, classes: Sequence[str]) -> _Part
     index = {name: number for number, name in enumerate(classes)}
     present = set(os.listdir(images))
     names, labels = [], []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(_text(annotations).splitlines(), 1):
         name, wnid = (*line.split("\t"), "")[:2]
         if wnid not in index:
             raise UsageError(

@@ -1,6 +1,7 @@
 """Reads the pickles that CIFAR is published as, without running what a pickle may hold.
 
-A pickle can call any function. Only those that arrays and byte strings are made of are allowed.
+A pickle can call any function. Only those that arrays of numbers and byte strings are made of are
+allowed, and none that would take bytes for the addresses of objects.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amd_fused.distill.errors import UsageError
 
@@ -35,20 +37,27 @@ def load_pickle(path: Path, published: str) -> dict[bytes, Any]:
     return {key.encode() if isinstance(key, str) else key: value for key, value in content.items()}
 
 
-def _dtype(kind: Any, align: bool = False, copy: bool = False) -> np.dtype[Any]:
-    # Pickles give 0 and 1, which numpy 2.4 warns of.
-    return np.dtype(kind, bool(align), bool(copy))
+def _dtype(kind: Any, *_: Any) -> np.dtype[Any]:
+    """One of numpy's own objects: a copy would let the pickle set its flags."""
+    found = np.dtype(kind)
+    if found.kind not in "biuf" or found.isbuiltin != 1:
+        raise pickle.UnpicklingError(f"arrays of {found} do not belong into a data set")
+    return found
 
 
-_ARRAY = np.empty(1, np.uint8)
-# numpy's own functions, which have moved between its versions: an array says which they are.
-_RECONSTRUCT: Callable[..., Any] = _ARRAY.__reduce__()[0]  # type: ignore[assignment]
-_FROM_BUFFER: Callable[..., Any] = _ARRAY.__reduce_ex__(5)[0]  # type: ignore[assignment]
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): np.ndarray,
+def _empty(*_: Any) -> NDArray[np.uint8]:
+    """What the pickle's next instruction gives its shape, type and content."""
+    return np.empty(0, np.uint8)
+
+
+# numpy's own function, which has moved between its versions: an array says which it is.
+_FROM_BUFFER: Callable[..., Any] = _empty().__reduce_ex__(5)[0]  # type: ignore[assignment]
+_ALLOWED: dict[tuple[str, str], Callable[..., Any] | None] = {
+    # An argument of _reconstruct, never called: it would make objects of a buffer.
+    ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.multiarray", "_reconstruct"): _empty,
+    ("numpy._core.multiarray", "_reconstruct"): _empty,
     ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
     # How Python 3 writes bytes for Python 2.

@@ -45,15 +45,24 @@ class Guide:
     layers: models.Layers
 
 
-def load_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
+def read_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
     """The data set in every process; the main one comes first, for it may unpack an archive.
+
+    Raises:
+        UsageError: it is missing or broken.
+    """
+    loaded: list[data.DataSet] = []
+    launch.from_main(accelerator, lambda: loaded.append(data.load(settings)))
+    return loaded[0] if loaded else data.load(settings)
+
+
+def load_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
+    """What :func:`read_data` gives, once batches for a training can be made of it.
 
     Raises:
         UsageError: it is missing or broken, or has too few images for a batch.
     """
-    loaded: list[data.DataSet] = []
-    launch.from_main(accelerator, lambda: loaded.append(data.load(settings)))
-    dataset = loaded[0] if loaded else data.load(settings)
+    dataset = read_data(settings, accelerator)
     # By the rules of every epoch, but before anything is written.
     data.train_batches(
         dataset.train,

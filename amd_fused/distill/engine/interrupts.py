@@ -25,8 +25,8 @@ class Interrupts:
     main thread alone; in another thread the context changes nothing.
 
     Args:
-        announce: called with a line for the user when a signal is first kept in mind. It must be
-            safe in a signal handler: no lock that the interrupted code may hold.
+        announce: called with a line for the user when a signal comes. It must be safe in a signal
+            handler: no lock that the interrupted code may hold.
     """
 
     def __init__(self, announce: Callable[[str], None]) -> None:
@@ -43,6 +43,7 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         received = signal.Signals(number)
         if not self.deferred or self.received is not None:
+            self._announce(f"{received.name}: stopped at once; --resume goes on from the last save")
             raise self.stop(received)
         self.received = received
         self._announce(f"{received.name}: stopping after this step; once more stops at once")

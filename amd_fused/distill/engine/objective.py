@@ -115,6 +115,7 @@ def amd_distance(
     batches: Iterable[tuple[Tensor, Tensor]],
     settings: Settings,
     accelerator: Accelerator,
+    backend: str,
 ) -> float:
     """L_A between student and teacher over the batches of all processes: the x axis of Fig. 6.
 
@@ -134,7 +135,7 @@ def amd_distance(
                     scale=settings.scale,
                     local_weight=0.0,
                     reduction="none",
-                    backend=settings.backend,
+                    backend=backend,
                 )
             sums += torch.stack([losses.sum(), losses.new_tensor(len(images))])
     total, count = accelerator.reduce(sums, "sum").tolist()

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_fused.distill import data, models
+from amd_fused.distill import data, methods, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch, records
 from amd_fused.distill.engine.assembly import (
@@ -18,6 +18,7 @@ from amd_fused.distill.engine.assembly import (
     load_data,
     make_objective,
     place,
+    read_data,
 )
 from amd_fused.distill.engine.batches import plain_batches
 from amd_fused.distill.engine.interrupts import Interrupts
@@ -95,7 +96,7 @@ def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None
     if data_dir is not None:
         settings = settings.changed(data_dir=data_dir)
     accelerator = launch.start(settings)
-    dataset = data.load(settings)
+    dataset = read_data(settings, accelerator)
     kept = load_kept(RunDir(run), dataset, epoch)
     batches = plain_batches(dataset.test, settings, accelerator)
     place(kept.network, settings, accelerator)
@@ -205,9 +206,18 @@ def _distance(
         return None
     student = Seen(trained.network.eval(), trained.layers, maps=True)
     teacher = Seen(guide.kept.network.eval(), guide.layers, maps=True)
+    # One that the training did not try may not run here, and this comes at its end.
+    tried = "amd" in methods.parse(settings.method).losses
     try:
         batches = plain_batches(dataset.test, settings, accelerator)
-        return amd_distance(student, teacher, batches, settings, accelerator)
+        return amd_distance(
+            student,
+            teacher,
+            batches,
+            settings,
+            accelerator,
+            backend=settings.backend if tried else "auto",
+        )
     finally:
         student.remove()
         teacher.remove()

@@ -16,7 +16,7 @@ from amd_fused.distill.looking.gradcam import LEVELS, GradCam, NetworkCams, heat
 
 # In inches: of a cell at least, and of all cells together while that leaves more to each.
 _CELL, _WIDTH = 0.4, 9.0
-_PIXELS = 96  # a cell's, at most 15 % more or less
+_PIXELS = 96  # a cell's, about: 128 of an image of 64
 _COLOURS = "coolwarm"
 _STRENGTH = 0.6  # of the heat over the image
 
@@ -59,7 +59,7 @@ def cam_picture(found: GradCam) -> Figure:
         middles = [side * (column + 0.5) for column in range(count)]
         axes.set_xticks(middles, names_below, fontsize=8, parse_math=False, **slope)
         axes.tick_params(length=0)
-        axes.set_title(f"{LEVELS[level] if levels == 3 else f'map {level + 1}'} level", fontsize=10)
+        axes.set_title(f"{LEVELS[level]} level" if levels == 3 else f"map {level + 1}", fontsize=10)
         for spine in axes.spines.values():
             spine.set_visible(False)
     return figure

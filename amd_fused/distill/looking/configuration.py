@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import fields
 
+from amd_fused.distill.config import Settings
 from amd_fused.distill.looking.runs import Run
-from amd_fused.distill.looking.variants import variant_texts
+from amd_fused.distill.looking.variants import value_text
 
 
 def describe(run: Run) -> dict[str, str]:
@@ -44,13 +46,10 @@ def describe(run: Run) -> dict[str, str]:
 
 def describe_settings(run: Run) -> dict[str, str]:
     """Every setting by its name, but those that `describe` names."""
-    named = {"data", "method", "recipe", "seed"}
-    values = run.settings.to_json().items()
-    texts = (variant_texts(((name, _value(value)),))[0] for name, value in values)
     return {
-        name: text.removeprefix(name.replace("_", " ")).strip()
-        for (name, _), text in zip(values, texts, strict=True)
-        if name not in named
+        option.name: value_text(getattr(run.settings, option.name))
+        for option in fields(Settings)
+        if option.name not in ("data", "method", "recipe", "seed")
     }
 
 
@@ -62,7 +61,3 @@ def split(facts: Sequence[dict[str, str]]) -> tuple[dict[str, str], list[str]]:
         if all(other.get(name) == value for other in facts)
     }
     return same, [name for name in facts[0] if name not in same]
-
-
-def _value(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value

@@ -86,7 +86,7 @@ def levels(maps: Sequence[str]) -> list[str]:
     return list(dict.fromkeys((maps[0], maps[len(maps) // 2], maps[-1])))
 
 
-def look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> GradCam | str:
+def look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet]) -> GradCam | str:
     """Grad-CAM of a setup's networks, of each group the run with the lowest seed.
 
     `loaded` keeps data sets for the next call. Where there is nothing to look at, the reason.
@@ -95,17 +95,18 @@ def look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> GradC
         return _look_at(setup, loaded)
     except ModuleNotFoundError as error:
         return f"the package {error.name!r} is missing; pip install 'amd_fused[distill]' brings it"
+    except (UsageError, OSError) as error:
+        # A report is written after hours of training: what cannot be drawn does not stop it.
+        return str(error)
 
 
-def _look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> GradCam | str:
+def _look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet]) -> GradCam | str:
     chosen = [(group, group.runs[0]) for group in setup.groups if group.runs]
     if not chosen:
         return f"no run of {setup.name} has weights"
     # The last is a student, where there is one.
     run = chosen[-1][1]
     data = _data(run, loaded)
-    if isinstance(data, str):
-        return data
     indices = spread(data.test.labels, run.settings.report_images)
     pixels = data.test.batch(indices, None)
     labels = data.test.labels[indices]
@@ -114,7 +115,6 @@ def _look_at(setup: Setup, loaded: dict[tuple[Any, ...], DataSet | str]) -> Grad
         try:
             networks.append(_network(label, path, epoch, data, pixels, labels))
         except (UsageError, OSError, RuntimeError) as error:
-            # A report is written after hours of training: what cannot be drawn does not stop it.
             notes.append(f"{label}: {error}")
     if not networks:
         return "; ".join(notes)
@@ -166,16 +166,13 @@ def _network(
     return NetworkCams(label, str(path), name, chosen, maps, predicted)
 
 
-def _data(run: Run, loaded: dict[tuple[Any, ...], DataSet | str]) -> DataSet | str:
+def _data(run: Run, loaded: dict[tuple[Any, ...], DataSet]) -> DataSet:
     from amd_fused.distill import data
 
     settings = run.settings
     key = (settings.data, settings.data_dir, settings.train_size, settings.augment)
     if key not in loaded:
-        try:
-            loaded[key] = data.load(settings)
-        except (UsageError, OSError) as error:
-            loaded[key] = str(error)
+        loaded[key] = data.load(settings)
     return loaded[key]
 
 

@@ -224,6 +224,7 @@ def _teachers_of(students: Sequence[Run], runs: Sequence[Run]) -> Group:
             found.append(own)
         known = own.metrics if own is not None else _logged(teacher)
         metrics.append({**known, "top1": finite(teacher["top1"])})
+    found.sort(key=lambda run: run.settings.seed)
     return Group(TEACHER_KEY, "Teacher", (), tuple(found), tuple(metrics))
 
 

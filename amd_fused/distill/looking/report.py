@@ -82,7 +82,7 @@ def write_report(runs: Sequence[Path], out: Path) -> None:
     found = gather(runs)
     setups = arrange(found)
     drawn = [numbers(setup) for setup in setups]
-    loaded: dict[tuple[Any, ...], DataSet | str] = {}
+    loaded: dict[tuple[Any, ...], DataSet] = {}
     cams = [look_at(setup, loaded) for setup in setups]
     page = _page(found, setups, drawn, cams)
     content = {

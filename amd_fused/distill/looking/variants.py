@@ -78,10 +78,11 @@ def variant_order(variant: Variant) -> list[tuple[str, float, str]]:
 
 def variant_texts(variant: Variant) -> list[str]:
     """As ["gamma 3000", "margin 1.35"]."""
-    return [f"{name.replace('_', ' ')} {_text(value)}" for name, value in variant]
+    return [f"{name.replace('_', ' ')} {value_text(value)}" for name, value in variant]
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """As "10000", "yes", "layer1 layer2"; "-" for what is empty."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

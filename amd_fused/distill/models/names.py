@@ -52,10 +52,11 @@ def canonical(name: str) -> str:
             )
         return f"WRN{depth}-{width}"
     if match := re.fullmatch(r"resnet-?(\d+)", text, re.IGNORECASE):
-        if int(match[1]) in resnet.DEPTHS:
-            return f"ResNet{match[1]}"
-        if f"resnet{match[1]}" in _PLAIN:
-            return f"torchvision/resnet{match[1]}"
+        depth = int(match[1])
+        if depth in resnet.DEPTHS:
+            return f"ResNet{depth}"
+        if f"resnet{depth}" in _PLAIN:
+            return f"torchvision/resnet{depth}"
     if re.fullmatch(r"mobilenet[-_]?v2", text, re.IGNORECASE):
         return "MobileNetV2"
     raise UsageError(

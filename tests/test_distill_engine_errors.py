@@ -139,3 +139,11 @@ def test_processes_that_did_not_find_each_other_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="WORLD_SIZE is 2, but 1 of these processes found"):
         launch.start(settings)
+
+
+def test_a_precision_other_than_the_launchers_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(UsageError, match="--mixed-precision must be .* told, bf16, got no"):
+        distill(None, tmp_path / "run", method="scratch")

@@ -239,9 +239,9 @@ def test_a_run_goes_on_with_its_own_settings_alone(
         distill(folder, path, SETTINGS.changed(**changes), resume=True)
 
 
-def test_where_the_data_lie_may_change(folder: Path, tmp_path: Path) -> None:
+def test_where_the_data_lie_and_what_is_saved_may_change(folder: Path, tmp_path: Path) -> None:
     interrupted(folder, tmp_path / "run", 6)
-    moved = SETTINGS.changed(data_dir="elsewhere")
+    moved = SETTINGS.changed(data_dir="elsewhere", checkpoint_steps=4, report_images=2)
     distill(folder, tmp_path / "run", moved, resume=True)
     assert_same_run(folder / "whole", tmp_path / "run")
     assert RunDir(tmp_path / "run").settings() == moved

@@ -234,7 +234,15 @@ def _all() -> list[Recipe]:
         ]
     # "Standard KD is not applied to baselines and Full KD is utilized": no early stopping.
     made.append(
-        replace(_setup("imagenet", "ImageNet, Table 6", _IMAGENET, paper.IMAGENET), seeds=1)
+        replace(
+            _setup(
+                "imagenet",
+                "ImageNet, Table 6, whose AT, RKD and SP go without KD: --kd-weight 0",
+                _IMAGENET,
+                paper.IMAGENET,
+            ),
+            seeds=1,
+        )
     )
     made[-1] = replace(made[-1], teacher_settings={})
     return [*made, *_variants()]

@@ -26,6 +26,12 @@ def start(settings: Settings) -> Accelerator:
         UsageError: the device cannot do --mixed-precision, or several processes were started but
             have no way to talk.
     """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", settings.mixed_precision):
+        raise UsageError(
+            f"--mixed-precision must be what accelerate launch was told, {launched}, got "
+            f"{settings.mixed_precision}"
+        )
     # One process may do many runs, but Accelerate keeps the first one's precision.
     AcceleratorState._reset_state()
     # Told so, it lets processes without a GPU talk through gloo.

@@ -274,7 +274,7 @@ class Loop:
             name = "another process" if interrupts.received is None else interrupts.received.name
             display.say(
                 f"stopped by {name} after step {self.done}, which is saved in "
-                f"{self._run.last_checkpoint}; --resume goes on from there"
+                f"{self._run.last_checkpoint}; --resume, or the sweep again, goes on there"
             )
         raise interrupts.stop()
 

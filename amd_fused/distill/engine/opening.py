@@ -12,8 +12,9 @@ from amd_fused.distill.engine.networks import TeacherChoice
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir
 
-# Where the data lie and how many processes load them changes nothing about the result.
-_FREE_TO_CHANGE = ("data_dir", "workers")
+# These change nothing about the result: where the data lie and how many processes load them, what
+# is saved on the way, and how much the report shows.
+_FREE_TO_CHANGE = ("data_dir", "workers", "checkpoint_steps", "save_every", "report_images")
 
 
 @dataclass(frozen=True)

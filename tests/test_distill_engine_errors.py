@@ -145,5 +145,5 @@ def test_a_precision_other_than_the_launchers_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(UsageError, match="--mixed-precision must be .* told, bf16, got no"):
+    with pytest.raises(UsageError, match=r"--mixed-precision must be .* told, bf16, got no"):
         distill(None, tmp_path / "run", method="scratch")

@@ -40,7 +40,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"teacher_embedding": "nowhere", "method": "nd"}, "nowhere"),
         (
             {"method": "nd", "mixup": 0.2},
-            "--mixup must be 0 for nd, which goes by classes, got 0.2",
+            "--mixup must be 0 with nd, which needs one class an image, got 0.2",
         ),
         ({"method": "nd", "train_size": 5, "batch_size": 5}, "a sample of every class"),
         ({"backend": "cuda"}, "--method amd-gl cannot be computed: "),

@@ -12,8 +12,9 @@ from torch import nn
 import amd_fused
 from amd_fused import FeatureHooks
 from amd_fused.distill.config import Settings
+from amd_fused.distill.criteria import Features, criterion, feature_inputs
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import KNOWN, Features, criterion, feature_inputs, parse
+from amd_fused.distill.methods import KNOWN, parse
 from amd_fused.distill.models import build, embedding_width, layers
 
 SETTINGS = Settings(backend="reference", lsh_hashes=16)

@@ -52,6 +52,8 @@ def run(
     students = Settings(**{**recipe.settings, **overrides}, recipe=recipe.name)
     # First what cannot work, not after hours of training.
     chosen = points(students, methods, seeds, grid)
+    for point in chosen[0]:
+        methods.check(methods.parse(point.settings.method), point.settings)
     models.canonical(students.student)
     _check_epoch(teacher_epoch, teachers)
     for seed in range(seeds):

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import amd_fused
-from amd_fused.distill import data, methods, models
+from amd_fused.distill import criteria, data, methods, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batches import placed, plain_batches
@@ -91,8 +91,7 @@ def build(
         raise UsageError(
             f"--teacher-run must be given for --method {settings.method}, got no teacher"
         )
-    if "nd" in method.losses and settings.mixup > 0:
-        raise UsageError(f"--mixup must be 0 for nd, which goes by classes, got {settings.mixup}")
+    methods.check(method, settings)
     side = "teacher" if role == TEACHER else "student"
     name = models.canonical(getattr(settings, side))
     network = models.build(
@@ -170,7 +169,7 @@ def make_objective(
             class_means = torch.zeros(dataset.num_classes, teacher_width or 0)
         else:
             class_means = _class_means(teacher, dataset, settings, accelerator)
-    criterion = methods.criterion(
+    criterion = criteria.criterion(
         method,
         settings,
         student_width=width,

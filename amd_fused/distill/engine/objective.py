@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from amd_fused import DistillationLoss, FeatureHooks, amd_loss
 from amd_fused.distill.config import Settings
-from amd_fused.distill.methods import Features, Method, feature_inputs
+from amd_fused.distill.criteria import Features, feature_inputs
+from amd_fused.distill.methods import Method
 from amd_fused.distill.models import Layers
 
 

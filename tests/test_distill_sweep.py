@@ -13,6 +13,7 @@ pytest.importorskip("accelerate")
 from amd_fused.distill import engine, recipes, sweep
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
+from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir, find_runs
 
 TINY = ["--train-size=40", "--batch-size=20", "--epochs=1", "--quiet"]
@@ -33,6 +34,11 @@ def test_every_method_once_and_amd_at_every_point_of_the_grid() -> None:
     assert (last.method, last.seed, last.gamma, last.margin) == ("amd-gl+sp", 1, 2.5, 1.35)
     assert len(points) == 2
     assert str(points[0][0].folder) == "scratch/seed-0"
+
+
+def test_a_method_that_does_not_go_with_the_settings_is_refused_before_any_training() -> None:
+    with pytest.raises(UsageError, match="--mixup must be 0 with nd"):
+        sweep.points(Settings(mixup=0.2), ("kd", "nd"), 1, {})
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,6 @@ def run(
     students = Settings(**{**recipe.settings, **overrides}, recipe=recipe.name)
     # First what cannot work, not after hours of training.
     chosen = points(students, methods, seeds, grid)
-    for point in chosen[0]:
-        methods.check(methods.parse(point.settings.method), point.settings)
     models.canonical(students.student)
     _check_epoch(teacher_epoch, teachers)
     for seed in range(seeds):
@@ -87,7 +85,10 @@ def points(
     grid: Mapping[str, tuple[float, ...]],
 ) -> list[list[Point]]:
     """The students of each seed: every method once, those with an AMD loss at every grid point."""
-    keys = [methods.parse(name).key for name in names]
+    parsed = [methods.parse(name) for name in names]
+    for method in parsed:
+        methods.check(method, settings)
+    keys = [method.key for method in parsed]
     if len(set(keys)) < len(keys):
         raise UsageError(f"--methods must differ, got {' '.join(names)}")
     for name, values in grid.items():
@@ -99,8 +100,8 @@ def points(
                 Path("_".join([name, *(f"{k}-{v:g}" for k, v in at.items())])) / f"seed-{seed}",
                 settings.changed(method=name, seed=seed, **at),
             )
-            for name in keys
-            for at in (_grid_points(grid) if "amd" in methods.parse(name).losses else [{}])
+            for name, method in zip(keys, parsed, strict=True)
+            for at in (_grid_points(grid) if "amd" in method.losses else [{}])
         ]
         for seed in range(seeds)
     ]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from amd_fused.distill import recipes
+from amd_fused.distill import recipe_listing, recipes
 from amd_fused.distill.errors import TrainingError, UsageError
 from amd_fused.distill.options import (
     PROGRAM,
@@ -226,5 +226,5 @@ def _backends(given: argparse.Namespace) -> None:
 
 
 def _recipes(given: argparse.Namespace) -> None:
-    text = recipes.describe(given.name) if given.name else recipes.overview()
+    text = recipe_listing.describe(given.name) if given.name else recipe_listing.overview()
     print(text)

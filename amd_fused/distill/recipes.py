@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from amd_fused.distill import paper
-from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.paper import Setup
 
@@ -21,11 +20,9 @@ ALL_METHODS = (
     *("scratch", "kd", "skd", "nd", "lsh", "at", "sp", "rkd"),
     *("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl"),
 )
-_TABLE_METHODS = ("scratch", "kd", "at", "sp", "rkd", "amd-g", "amd-gl")
+TABLE_METHODS = ("scratch", "kd", "at", "sp", "rkd", "amd-g", "amd-gl")
 _MIXUP_METHODS = ("scratch", "kd", "at", "amd-g", "amd-gl")
 _WITH_SP = ("at+sp", "amd-g+sp", "amd-gl+sp")
-# Of a recipe, what is not the experiment's.
-_NOT_SHOWN = ("recipe", "data_dir", "method")
 # The grids of Figs. 7 and 8, as far as the text of section 5.4 names their points.
 _GRIDS: dict[str, tuple[float, ...]] = {
     "gamma": (1000.0, 3000.0, 5000.0, 7000.0),
@@ -50,7 +47,7 @@ class Recipe:
     title: str
     settings: Mapping[str, Any]
     teacher_settings: Mapping[str, Any] = field(default_factory=dict)
-    methods: tuple[str, ...] = _TABLE_METHODS
+    methods: tuple[str, ...] = TABLE_METHODS
     seeds: int = 5
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     reported: Setup | None = None
@@ -233,69 +230,14 @@ def _all() -> list[Recipe]:
             for key, setup in setups.items()
         ]
     # "Standard KD is not applied to baselines and Full KD is utilized": no early stopping.
-    made.append(
-        replace(
-            _setup(
-                "imagenet",
-                "ImageNet, Table 6, whose AT, RKD and SP go without KD: --kd-weight 0",
-                _IMAGENET,
-                paper.IMAGENET,
-            ),
-            seeds=1,
-        )
+    imagenet = _setup(
+        "imagenet",
+        "ImageNet, Table 6, whose AT, RKD and SP go without KD: --kd-weight 0",
+        _IMAGENET,
+        paper.IMAGENET,
     )
-    made[-1] = replace(made[-1], teacher_settings={})
+    made.append(replace(imagenet, seeds=1, teacher_settings={}))
     return [*made, *_variants()]
 
 
 RECIPES = {recipe.name: recipe for recipe in _all()}
-
-
-def overview() -> str:
-    """A line a recipe: name, networks, what the paper reports of it."""
-    rows = []
-    for recipe in RECIPES.values():
-        pair = f"{recipe.settings['teacher']} to {recipe.settings['student']}"
-        rows.append((recipe.name, pair, "".join(recipe.expected[-1:]), recipe.title))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    head = ("recipe", "networks", "in the paper (%)", "what it is")
-    widths = [max(width, len(title)) for width, title in zip(widths, head, strict=False)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
-        for row in (head, *rows)
-    ]
-    return "\n".join(lines)
-
-
-def describe(name: str) -> str:
-    """A recipe in full."""
-    recipe = get(name)
-    lines = [f"{recipe.name}: {recipe.title}", "", "settings:"]
-    settings = Settings(**recipe.settings)
-    for option in fields(Settings):
-        value = getattr(settings, option.name)
-        hidden = option.metadata["group"] == "running" or option.name in _NOT_SHOWN
-        if not hidden and value not in ("", ()):
-            lines.append(f"  {option.name}: {_shown(value)}")
-    if recipe.teacher_settings:
-        lines += ["of the teacher:"]
-        lines += [f"  {key}: {_shown(value)}" for key, value in recipe.teacher_settings.items()]
-    lines += ["", f"amd-fused sweep --recipe {name}: {recipe.seeds} seeds of"]
-    lines += [f"  {', '.join(recipe.methods)}"]
-    lines += [f"  {key}: {_shown(values)}" for key, values in recipe.grid.items()]
-    if recipe.reported is not None:
-        setup = recipe.reported
-        changed = recipe.methods != _TABLE_METHODS
-        if changed and recipe.expected:
-            lines += ["", "in the paper (%):", *(f"  {line}" for line in recipe.expected)]
-        without = " of the setup without this change" if changed else ""
-        lines += ["", f"top-1 (%) in the paper{without}, {setup.source}:"]
-        lines += [f"  teacher {setup.teacher_top1:.2f}", f"  scratch {setup.student_top1:.2f}"]
-        for key, (mean, deviation) in setup.methods.items():
-            spread = "" if deviation is None else f" ± {deviation:.2f}"
-            lines.append(f"  {key} {mean:.2f}{spread}")
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    return " ".join(f"{v:g}" for v in value) or "-" if isinstance(value, tuple) else str(value)

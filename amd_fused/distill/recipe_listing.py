@@ -1,0 +1,62 @@
+"""`amd-fused recipes`: all recipes in a line each, or one in full, with what the paper reports."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from amd_fused.distill.config import Settings
+from amd_fused.distill.recipes import RECIPES, TABLE_METHODS, get
+
+# Of a recipe, what is not the experiment's.
+_NOT_SHOWN = ("recipe", "data_dir", "method")
+
+
+def overview() -> str:
+    """A line a recipe: name, networks, what the paper reports of it."""
+    rows = []
+    for recipe in RECIPES.values():
+        pair = f"{recipe.settings['teacher']} to {recipe.settings['student']}"
+        rows.append((recipe.name, pair, "".join(recipe.expected[-1:]), recipe.title))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    head = ("recipe", "networks", "in the paper (%)", "what it is")
+    widths = [max(width, len(title)) for width, title in zip(widths, head, strict=False)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def describe(name: str) -> str:
+    """A recipe in full."""
+    recipe = get(name)
+    lines = [f"{recipe.name}: {recipe.title}", "", "settings:"]
+    settings = Settings(**recipe.settings)
+    for option in fields(Settings):
+        value = getattr(settings, option.name)
+        hidden = option.metadata["group"] == "running" or option.name in _NOT_SHOWN
+        if not hidden and value not in ("", ()):
+            lines.append(f"  {option.name}: {_shown(value)}")
+    if recipe.teacher_settings:
+        lines += ["of the teacher:"]
+        lines += [f"  {key}: {_shown(value)}" for key, value in recipe.teacher_settings.items()]
+    lines += ["", f"amd-fused sweep --recipe {name}: {recipe.seeds} seeds of"]
+    lines += [f"  {', '.join(recipe.methods)}"]
+    lines += [f"  {key}: {_shown(values)}" for key, values in recipe.grid.items()]
+    if recipe.reported is not None:
+        setup = recipe.reported
+        changed = recipe.methods != TABLE_METHODS
+        if changed and recipe.expected:
+            lines += ["", "in the paper (%):", *(f"  {line}" for line in recipe.expected)]
+        without = " of the setup without this change" if changed else ""
+        lines += ["", f"top-1 (%) in the paper{without}, {setup.source}:"]
+        lines += [f"  teacher {setup.teacher_top1:.2f}", f"  scratch {setup.student_top1:.2f}"]
+        for key, (mean, deviation) in setup.methods.items():
+            spread = "" if deviation is None else f" ± {deviation:.2f}"
+            lines.append(f"  {key} {mean:.2f}{spread}")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(f"{v:g}" for v in value) or "-" if isinstance(value, tuple) else str(value)

@@ -38,11 +38,7 @@ def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) ->
         shape=shape.name,
         layout=layout,
         dtype=dtype,
-        # An ideal forward pass reads one set once, so its bytes are the set's.
-        inputs=[
-            features(shape, layout, dtype, device, seed)
-            for seed in range(input_sets(ideal.forward, device))
-        ],
+        inputs=feature_sets(shape, layout, dtype, device),
         ideal=ideal,
         variants=variants(device),
         upstream=upstream(_GAMMA, dtype),
@@ -87,6 +83,15 @@ def attention_part(device: torch.device) -> list[Variant]:
         Variant("attention", title, term, plain_at, peer=False, part=ATTENTION),
         Variant("at", "plain AT loss, attention part", plain_at, plain_at, part=ATTENTION),
     ]
+
+
+def feature_sets(
+    shape: Shape, layout: str, dtype: torch.dtype, device: torch.device
+) -> list[Inputs]:
+    """Sets of :func:`features`, as many as :func:`input_sets` says."""
+    # An ideal forward pass reads one set once, so its bytes are the set's.
+    sets = input_sets(shape.ideal_bytes(dtype, device).forward, device)
+    return [features(shape, layout, dtype, device, seed) for seed in range(sets)]
 
 
 def features(

@@ -11,7 +11,7 @@ import amd_fused
 from benchmarks import amd, common
 from benchmarks.shapes import SHAPES as OF_NETWORKS
 from benchmarks.shapes import Shape
-from benchmarks.subject import Case, Variant, input_sets, upstream
+from benchmarks.subject import Case, Variant, upstream
 
 SHAPES = (OF_NETWORKS["cifar-wrn"],)
 TINY = OF_NETWORKS["tiny"]
@@ -29,10 +29,7 @@ def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) ->
         shape=shape.name,
         layout=layout,
         dtype=dtype,
-        inputs=[
-            amd.features(shape, layout, dtype, device, seed)
-            for seed in range(input_sets(ideal.forward, device))
-        ],
+        inputs=amd.feature_sets(shape, layout, dtype, device),
         ideal=ideal,
         variants=[
             *common.variants(amd_fused.at_loss, right, device, ("triton", "cuda", "cpp")),

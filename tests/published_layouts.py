@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 CIFAR10_NAMES = (
-    "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
 
 

@@ -14,7 +14,7 @@ from published_layouts import write_cifar10
 
 from amd_fused.distill import data
 from amd_fused.distill.config import Settings
-from amd_fused.distill.data import mix_seed, mixup, test_batches, train_batches, train_steps
+from amd_fused.distill.data import all_batches, mix_seed, mixup, train_batches, train_steps
 from amd_fused.distill.errors import UsageError
 
 # Python from 3.12 on warns of any fork beside threads, and torch has threads.
@@ -73,7 +73,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
 def test_batches_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     list(train_batches(Numbers(20), batch_size=5, seed=0, epoch=0))
-    list(test_batches(Numbers(20), batch_size=5))
+    list(all_batches(Numbers(20), batch_size=5))
     mixup(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]), 2, 0.2, 1)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -116,7 +116,7 @@ def test_every_test_image_is_seen_once_over_all_ranks(processes, batch_size):
     ranks = []
     for rank in range(processes):
         images = Numbers(10)
-        batches = order(test_batches(images, batch_size=batch_size, rank=rank, processes=processes))
+        batches = order(all_batches(images, batch_size=batch_size, rank=rank, processes=processes))
         assert all(len(batch) <= max(1, batch_size // processes) for batch in batches)
         assert all(seed is None for _, seed in images.asked)
         ranks.append([index for batch in batches for index in batch])

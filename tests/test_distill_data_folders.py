@@ -257,7 +257,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path, workers, how):
     broken.write_bytes(broken.read_bytes()[:500] if how == "cut short" else b"<html></html>")
     images = load(tmp_path, "cinic10").test
     with pytest.raises(UsageError) as caught:
-        list(data.test_batches(images, batch_size=5, workers=workers))
+        list(data.all_batches(images, batch_size=5, workers=workers))
     message = str(caught.value)
     assert message.startswith(f"{broken} must be an image file, but cannot be decoded (")
     assert "\n" not in message

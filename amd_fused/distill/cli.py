@@ -189,14 +189,12 @@ def _table(given: argparse.Namespace) -> None:
         if not path.is_dir():
             raise UsageError(f"DIR must be a folder with runs, got {path}")
     from amd_fused.distill import looking
-    from amd_fused.distill.run_dir import find_runs
 
     given.output_dir = given.output_dir or given.folders[0]
     out = folder(given)
     print(looking.write_table(given.folders, out))
     if given.report:
-        runs = [run.path for path in given.folders for run in find_runs(path)]
-        looking.write_report(runs, out / "report.html")
+        looking.write_report(given.folders, out / "report.html")
         print(f"Report: {out / 'report.html'}")
 
 

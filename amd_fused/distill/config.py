@@ -17,6 +17,9 @@ DATA = ("digits", "cifar10", "cifar100", "cinic10", "tiny-imagenet", "imagenet",
 AUGMENTATIONS = ("none", "crop-flip", "imagenet")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
+# These change nothing about the result: where the data lie and how many processes load them, what
+# is saved on the way, and how much the report shows.
+WITHOUT_EFFECT = ("data_dir", "workers", "checkpoint_steps", "save_every", "report_images")
 # In the order in which --help shows them.
 GROUPS = ("data", "networks", "training", "objective", "running")
 

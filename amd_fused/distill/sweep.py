@@ -20,7 +20,6 @@ from amd_fused.distill import engine, looking, methods, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.recipes import Recipe
-from amd_fused.distill.run_dir import find_runs
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
         return
     print(looking.write_table([out], out))
     written = [out / "table.md", out / "table.csv", out / "report.html"]
-    looking.write_report([found.path for found in find_runs(out)], out / "report.html")
+    looking.write_report([out], out / "report.html")
     written += [looking.write_sweep_picture([out], out / f"{name}.png", name) for name in grid]
     # Not a console's print, which breaks long paths into lines.
     print("\n".join(f"Written: {path}" for path in written))

@@ -74,13 +74,13 @@ def train_batches(
     return _load(_Batches(images, shares.unbind(), augment_seed), workers)
 
 
-def test_batches(
+def all_batches(
     images: Images,
     *,
     batch_size: int,
-    rank: int = 0,  # noqa: PT028
-    processes: int = 1,  # noqa: PT028
-    workers: int = 0,  # noqa: PT028
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and labels `rank`, `rank + processes` and so on: over all ranks each exactly once.
 
@@ -94,10 +94,6 @@ def test_batches(
     mine = torch.arange(rank, len(images), processes)
     batches = mine.split(share) if len(mine) else ()
     return _load(_Batches(images, batches, None), workers)
-
-
-# Without this pytest would take it for a test wherever it is imported.
-test_batches.__test__ = False  # type: ignore[attr-defined]
 
 
 def mixup(

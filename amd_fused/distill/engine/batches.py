@@ -25,7 +25,7 @@ def plain_batches(
     images: data.Images, settings: Settings, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of a split, each image once and as it is; labels stay on the CPU."""
-    batches = data.test_batches(
+    batches = data.all_batches(
         images,
         batch_size=max(settings.batch_size, _TEST_BATCH),
         rank=accelerator.process_index,

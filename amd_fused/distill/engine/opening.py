@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from amd_fused.distill.config import Settings, flag
+from amd_fused.distill.config import WITHOUT_EFFECT, Settings, flag
 from amd_fused.distill.engine import checkpoints
 from amd_fused.distill.engine.checkpoints import Progress
 from amd_fused.distill.engine.networks import TeacherChoice
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir
-
-# These change nothing about the result: where the data lie and how many processes load them, what
-# is saved on the way, and how much the report shows.
-_FREE_TO_CHANGE = ("data_dir", "workers", "checkpoint_steps", "save_every", "report_images")
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def _check_settings(run: RunDir, settings: Settings) -> None:
     before = run.settings()
     for option in fields(Settings):
         was, given = getattr(before, option.name), getattr(settings, option.name)
-        if was != given and option.name not in _FREE_TO_CHANGE:
+        if was != given and option.name not in WITHOUT_EFFECT:
             raise UsageError(
                 f"--resume: {flag(option.name)} must be {was!r} as in {run.config_file}, got "
                 f"{given!r}"

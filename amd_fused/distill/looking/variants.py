@@ -6,16 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
-from amd_fused.distill.config import Settings
+from amd_fused.distill.config import WITHOUT_EFFECT, Settings
 from amd_fused.distill.looking.runs import Run
 from amd_fused.distill.methods import Method
 
 Variant = tuple[tuple[str, Any], ...]
 # What identifies a setup or a run otherwise, or leaves what is learnt as it is.
-_NOT_COMPARED = {
-    *("recipe", "data", "data_dir", "workers", "teacher", "student", "method", "seed"),
-    *("save_every", "checkpoint_steps", "report_images"),
-}
+_NOT_COMPARED = {"recipe", "data", "teacher", "student", "method", "seed", *WITHOUT_EFFECT}
 
 
 def differing(runs: Sequence[Run]) -> list[str]:

@@ -4,7 +4,7 @@ Run as a script, for Triton's compiler and its interpreter cannot share a proces
 `python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
 memory, spill bytes, and the widths in bytes of loads and stores. The launches come from the
 dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a shape
-of the AMD loss or a name of ROW_LOSSES.
+of the AMD loss (SHAPES, EDGES) or a name of ROW_LOSSES; without one, SHAPES and ROW_LOSSES.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,14 @@ SHAPES = {
     "detection": (4, [(256, 256, 200, 336), (256, 256, 100, 168), (256, 256, 50, 84)]),
     "512x512": (2, [(16, 24, 512, 512)]),
 }
+# Every size that can be 1, which Triton makes a constant of the program, in all three forms.
+EDGES = {
+    "one-sample": (1, [(20, 16, 56, 56), (12, 20, 7, 7), (3, 2, 67, 131)]),
+    "one-channel": (1, [(1, 1, 56, 56), (1, 1, 7, 7), (1, 1, 67, 131)]),
+    "one-large-map": (1, [(1, 1, 67, 131)]),
+    "two-rows": (1, [(4, 1, 2, 40), (1, 3, 40, 2), (1, 1, 2, 2), (700, 1, 2, 2)]),
+    "one-row": (1, [(4, 1, 1, 40), (1, 3, 40, 1), (1, 1, 1, 1), (700, 1, 1, 1)]),
+}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,7 +69,7 @@ class Target:
 
 def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
     """Of one forward and backward pass with the default options, gradients to the student."""
-    batch, layers = SHAPES[shape]
+    batch, layers = (SHAPES | EDGES)[shape]
     collected: list[Launch] = []
 
     def features(side: int) -> list[torch.Tensor]:
@@ -77,7 +87,7 @@ def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
         _margin.margin_polynomial(1.35, False),
         1.35,
         64.0,
-        0.2,
+        0.2 if all(min(layer[2:]) > 1 for layer in layers) else 0.0,
         False,
         [1.0, 1.0, 1.0],
         None,
@@ -90,6 +100,17 @@ def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
     upstream = torch.empty(batch, device="meta")
     amd.amd_bwd_triton(upstream, students, d_f, submit=collected.extend)
     return collected
+
+
+def ptxas_log(ptx: str, capability: int) -> str:
+    """For Triton before 3.5, which keeps what its ptxas says to itself."""
+    architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as source:
+        source.write(ptx)
+        source.flush()
+        command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={architecture}"]
+        command += ["-o", os.devnull, source.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 
 def resources(log: str) -> tuple[int, int]:
@@ -114,15 +135,16 @@ Described = Iterator[tuple[dict[str, Any], list[Launch]]]
 
 
 def amd_cases(shape: str) -> Described:
+    dtypes = {"float32": torch.float32} if shape in EDGES else DTYPES
     for layout in LAYOUTS:
-        for name, dtype in DTYPES.items():
+        for name, dtype in dtypes.items():
             case = {"loss": "amd", "shape": shape, "layout": layout, "dtype": name}
             yield case, amd_launches(shape, layout, dtype)
 
 
 def kd_cases() -> Described:
-    """Short, aligned and odd rows, the longest in registers, and rows in blocks; gradients to the
-    student, and to both sides where the radius is fixed."""
+    """Short, aligned and odd rows, the longest in registers, rows in blocks, one row of one class
+    and of two; gradients to the student, and to both sides where the radius is fixed."""
     for width, dtype, norm, multiplier in (
         (100, torch.float32, 0, None),
         (1000, torch.float32, 0, None),
@@ -133,9 +155,11 @@ def kd_cases() -> Described:
         (21841, torch.bfloat16, 2, None),
         (2048, torch.float64, 1, 5.0),
         (21841, torch.float64, 1, None),
+        (1, torch.float32, 0, None),
+        (2, torch.float32, 1, 5.0),
     ):
         collected: list[Launch] = []
-        z = torch.empty(256, width, dtype=dtype, device="meta")
+        z = torch.empty(256 if width > 2 else 1, width, dtype=dtype, device="meta")
         options = (norm, multiplier)
         loss, rows = kd.kd_fwd_triton(z, z, 4.0, *options, submit=collected.extend)
         both = multiplier is not None
@@ -145,35 +169,39 @@ def kd_cases() -> Described:
 
 
 def nd_cases() -> Described:
-    """Rows of a block or several and narrower ones; gradients to the student, and to both sides."""
+    """Rows of a block or several, narrower ones and one of one number; gradients to the student,
+    and to both sides."""
     for width, dtype, both in (
         (512, torch.float32, False),
         (2048, torch.float32, True),
         (2048, torch.bfloat16, False),
         (100, torch.bfloat16, True),
         (2048, torch.float64, True),
+        (1, torch.float32, True),
     ):
         collected: list[Launch] = []
-        a = torch.empty(256, width, dtype=dtype, device="meta")
-        target = torch.empty(256, dtype=torch.int64, device="meta")
-        means = torch.empty(1000, width, device="meta")
+        batch, classes = (256, 1000) if width > 1 else (1, 1)
+        a = torch.empty(batch, width, dtype=dtype, device="meta")
+        target = torch.empty(batch, dtype=torch.int64, device="meta")
+        means = torch.empty(classes, width, device="meta")
         inputs = (a, a, target, means)
         loss, slopes = nd.nd_fwd_triton(*inputs, submit=collected.extend)
-        upstream = loss[:1].expand(256)  # as of a mean
+        upstream = loss[:1].expand(batch)  # as of a mean
         nd.nd_bwd_triton(upstream, *inputs, slopes, [True, both], submit=collected.extend)
         yield {"loss": "nd", "width": width, "dtype": str(dtype).removeprefix("torch.")}, collected
 
 
 def lsh_cases() -> Described:
-    """Several blocks of hashes and less than one; with the gradient and without."""
+    """Several blocks of hashes, less than one and a single hash; with the gradient and without."""
     for hashes, dtype, biased in (
         (8192, torch.float32, True),
         (8192, torch.float32, False),
         (100, torch.float32, True),
         (2048, torch.float64, True),
+        (1, torch.float32, True),
     ):
         collected: list[Launch] = []
-        values = torch.empty(256, hashes, dtype=dtype, device="meta")
+        values = torch.empty(256 if hashes > 1 else 1, hashes, dtype=dtype, device="meta")
         bias = values[0] if biased else None
         for needs_grad in (True, False):
             lsh.lsh_bce_triton(values, values, bias, needs_grad, submit=collected.extend)
@@ -207,8 +235,10 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
                 if kernel.hash in seen:
                     continue
                 seen.add(kernel.hash)
-                registers, spills = resources(log.getvalue())
+                ptx = kernel.asm["ptx"]
+                registers, spills = resources(log.getvalue() or ptxas_log(ptx, capability))
                 yield {
+                    "triton": triton.__version__,
                     "capability": capability,
                     **case,
                     "kernel": launch.kernel.fn.__name__,
@@ -216,8 +246,8 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
                     "registers": registers,
                     "shared_bytes": kernel.metadata.shared,
                     "spill_bytes": spills,
-                    "loads": widths(kernel.asm["ptx"], "ld"),
-                    "stores": widths(kernel.asm["ptx"], "st"),
+                    "loads": widths(ptx, "ld"),
+                    "stores": widths(ptx, "st"),
                 }
 
 

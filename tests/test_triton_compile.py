@@ -18,24 +18,31 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 UNALIGNED = {("imagenet-resnet", "nchw")}  # 14x14 and 7x7 rows are not whole 16-byte words
+# Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
+EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).with_name("compile_triton.py")
 
 
-@pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda c: f"sm_{c}")
-def all_kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    environment = os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(ROOT)}
+def compiled(capability: int, *cases: str, triton: str | None = None) -> list[dict[str, Any]]:
+    """What compile_triton.py says of the cases, with the Triton in a folder or that of `.venv`."""
+    path = os.pathsep.join(filter(None, (triton, str(ROOT))))
     process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(request.param)],
+        [sys.executable, str(SCRIPT), str(capability), *cases],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": path},
     )
     assert process.returncode == 0, process.stderr[-2000:]
     rows = [json.loads(line) for line in process.stdout.splitlines()]
     for row in rows:
         print(json.dumps(row))
     return rows
+
+
+@pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda c: f"sm_{c}")
+def all_kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return compiled(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +52,16 @@ def kernels(all_kernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_all_forms_are_among_them(kernels: list[dict[str, Any]]) -> None:
-    names = {row["kernel"] for row in kernels}
-    assert names == {
-        "amd_fused_fwd_kernel",
-        "amd_map_fwd_kernel",
-        "amd_sample_fwd_kernel",
-        "amd_chunk_fwd_kernel",
-        "amd_bwd_kernel",
-    }
+    assert {row["kernel"] for row in kernels} == AMD_KERNELS
 
 
+AMD_KERNELS = {
+    "amd_fused_fwd_kernel",
+    "amd_map_fwd_kernel",
+    "amd_sample_fwd_kernel",
+    "amd_chunk_fwd_kernel",
+    "amd_bwd_kernel",
+}
 # Kernels of the losses on rows, by the stem of their files.
 ROW_KERNELS = {
     "kd": {"kd_row_fwd_kernel", "kd_wide_fwd_kernel", "kd_bwd_kernel"},
@@ -70,6 +77,15 @@ def test_all_kernels_on_rows_are_among_them(all_kernels: list[dict[str, Any]], l
 
 def test_nothing_spills(all_kernels: list[dict[str, Any]]) -> None:
     assert [row for row in all_kernels if row["spill_bytes"] > 0] == []
+
+
+def test_sizes_of_one_compile() -> None:
+    """A size of 1 is a Python number to Triton's compiler, without a tensor's methods: one sample,
+    one channel, one layer, one position a quadrant, one row or column, in every form."""
+    rows = compiled(90, *EDGES)
+    assert {row["shape"] for row in rows} == set(EDGES)
+    assert {row["kernel"] for row in rows} == AMD_KERNELS
+    assert [row for row in rows if row["spill_bytes"] > 0] == []
 
 
 def test_shared_memory_leaves_room_for_several_programs(all_kernels: list[dict[str, Any]]) -> None:

@@ -64,6 +64,15 @@ def test_alignment_divides_every_row_pixel_and_sample() -> None:
     assert feature(2, 64, 56, 56).align == 16
 
 
+def test_flat_backward_tiles_end_where_32_bits_do() -> None:
+    """Odd rows without gaps are one flat stretch, whose elements are counted in int32."""
+    largest, larger = feature(1, 43968, 221, 221), feature(1, 43969, 221, 221)
+    assert largest.shape[1] * largest.positions + plan.BWD_TILE < 2**31
+    assert larger.shape[1] * larger.positions + plan.BWD_TILE > 2**31
+    assert plan.bwd_tile(largest, largest)[2] == plan.FLAT
+    assert plan.bwd_tile(larger, larger)[2] == plan.ROWS
+
+
 def test_map_programs_cover_every_position_and_channel_group() -> None:
     a = feature(3, 300, 20, 30)
     tile = plan.map_tile(a, multiprocessors=132)

@@ -23,7 +23,7 @@ from amd_fused.kernels.amd_map import (
 FLAT = tl.constexpr(3)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_grad_loss"])
 def amd_bwd_kernel(
     grad_loss,  # [B] in the compute dtype, any stride
     stride_grad_loss,

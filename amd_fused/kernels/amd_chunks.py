@@ -197,7 +197,7 @@ def _pass(
                     _put(sums[SLOPE], b, chunk, chunks, 1, 2, column_sums(u_t * f_t))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def amd_chunk_fwd_kernel(
     maps_s,  # tuple of [GROUPS, B, N] in the compute dtype
     maps_t,

@@ -48,7 +48,7 @@ def _finish_sample(
         tl.store(d_f_t + at, u_t, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def amd_fused_fwd_kernel(
     students,  # tuple of [B, C_S, H, W], any strides and dtype
     teachers,  # tuple of [B, C_T, H, W]
@@ -108,7 +108,7 @@ def amd_fused_fwd_kernel(
             )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def amd_map_fwd_kernel(
     features,  # tuple of [B, C, H, W], any strides and dtype: both sides of every layer
     strides,  # tuple of (b, c, h, w)
@@ -162,7 +162,7 @@ def load_map(maps, b, B, positions, position, valid, GROUPS: tl.constexpr):
     return f
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def amd_sample_fwd_kernel(
     maps_s,  # tuple of [GROUPS, B, N] in the compute dtype
     maps_t,

@@ -18,7 +18,7 @@ def _number(rows, b, place: tl.constexpr):
     return tl.load(rows + b * 11 + place)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def kd_bwd_kernel(
     grad_loss,  # 0-d in the compute dtype
     student,  # [B, K], any strides and dtype

@@ -32,7 +32,7 @@ def _row_norm(z, x, maximum, mask, width, NORM: tl.constexpr):
         return norm_of(tl.sum(z * z, axis=1), 1.0), 0 * maximum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def kd_row_fwd_kernel(
     student,  # [B, K], any strides and dtype
     teacher,  # [B, K], any strides and dtype
@@ -139,7 +139,7 @@ def _wide_extent(
         return tl.max(maximum), norm_of(tl.sum(square), 1.0), 0 * first
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def kd_wide_fwd_kernel(
     student,  # [B, K], any strides and dtype
     teacher,  # [B, K], any strides and dtype

@@ -30,8 +30,10 @@ SMALL_BYTES = 128 << 10
 MAX_GROUPS = 16
 CHUNK = 256  # positions of each quadrant
 MAP_TILE = 4096  # elements of one tile of the map kernel
+MAX_MAP_POSITIONS = 512  # of it: each has an offset of 64 bits where channels are few
 FUSED_TILE = 8192
 BWD_TILE = 4096
+MAX_FLAT = 2**31 - BWD_TILE  # elements of a sample, its last tile with them
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,9 @@ def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]
     padded, channels = next_power_of_2(a.positions), next_power_of_2(a.shape[1])
     if a.layout == PIXELS:
         block_c = max(1, min(channels, 64))
-        block_n = max(16, min(padded, MAP_TILE // block_c))
+        block_n = max(16, min(padded, MAX_MAP_POSITIONS, MAP_TILE // block_c))
     else:
-        block_n = max(16, min(padded, 512))
+        block_n = max(16, min(padded, MAX_MAP_POSITIONS))
         block_c = max(1, min(channels, MAP_TILE // block_n))
     programs = a.shape[0] * -(-a.positions // block_n)
     # Channel groups where positions and samples alone would leave multiprocessors idle.
@@ -150,7 +152,10 @@ def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
         return max(1, min(padded, BWD_TILE // block_c)), block_c, PIXELS, align
     if a.layout == out.layout == ROWS:
         gapless = a.strides[1] == out.strides[1] == a.positions or a.shape[1] == 1
-        if gapless and align * a.itemsize < 16:
+        # FLAT counts a sample's elements in 32 bits: dividing 64-bit numbers for each would cost
+        # more than narrow words.
+        countable = a.shape[1] * a.positions < MAX_FLAT
+        if gapless and countable and align * a.itemsize < 16:
             align = math.gcd(16, a.shape[1] * a.positions, a.strides[0], out.strides[0])
             return BWD_TILE // 2, 1, FLAT, align
         block_n = max(1, min(padded, 1024))

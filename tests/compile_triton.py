@@ -67,9 +67,21 @@ class Target:
         return 0
 
 
-def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
-    """Of one forward and backward pass with the default options, gradients to the student."""
-    batch, layers = (SHAPES | EDGES)[shape]
+def amd_launches(
+    batch: int,
+    layers: Sequence[tuple[int, int, int, int]],
+    layout: str,
+    dtype: torch.dtype,
+    *,
+    margin: float = 1.35,
+    scale: float = 64.0,
+    local_weight: float = 0.2,
+    component_weights: Sequence[float] = (1.0, 1.0, 1.0),
+    mask_threshold: float | None = None,
+    layer_weights: Sequence[float] | None = None,
+    eps: float = 1e-6,
+) -> list[Launch]:
+    """Of one forward and backward pass of layers (C_S, C_T, H, W), gradients to the student."""
     collected: list[Launch] = []
 
     def features(side: int) -> list[torch.Tensor]:
@@ -84,20 +96,20 @@ def amd_launches(shape: str, layout: str, dtype: torch.dtype) -> list[Launch]:
     _, d_f = amd.amd_fwd_triton(
         students,
         teachers,
-        _margin.margin_polynomial(1.35, False),
-        1.35,
-        64.0,
-        0.2 if all(min(layer[2:]) > 1 for layer in layers) else 0.0,
+        _margin.margin_polynomial(margin, dtype == torch.float64),
+        margin,
+        scale,
+        local_weight,
         False,
-        [1.0, 1.0, 1.0],
-        None,
-        [1 / count] * count,
-        1e-6,
+        list(component_weights),
+        mask_threshold,
+        list(layer_weights or [1 / count] * count),
+        eps,
         True,
         [True] * count + [False] * count,
         submit=collected.extend,
     )
-    upstream = torch.empty(batch, device="meta")
+    upstream = d_f[0].new_empty(batch)
     amd.amd_bwd_triton(upstream, students, d_f, submit=collected.extend)
     return collected
 
@@ -135,11 +147,14 @@ Described = Iterator[tuple[dict[str, Any], list[Launch]]]
 
 
 def amd_cases(shape: str) -> Described:
+    batch, layers = (SHAPES | EDGES)[shape]
     dtypes = {"float32": torch.float32} if shape in EDGES else DTYPES
+    # A map of one row or column has no local part.
+    local_weight = 0.2 if all(min(layer[2:]) > 1 for layer in layers) else 0.0
     for layout in LAYOUTS:
         for name, dtype in dtypes.items():
             case = {"loss": "amd", "shape": shape, "layout": layout, "dtype": name}
-            yield case, amd_launches(shape, layout, dtype)
+            yield case, amd_launches(batch, layers, layout, dtype, local_weight=local_weight)
 
 
 def kd_cases() -> Described:

@@ -21,14 +21,13 @@ UNALIGNED = {("imagenet-resnet", "nchw")}  # 14x14 and 7x7 rows are not whole 16
 # Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
 EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
 ROOT = Path(__file__).parent.parent
-SCRIPT = Path(__file__).with_name("compile_triton.py")
 
 
-def compiled(capability: int, *cases: str, triton: str | None = None) -> list[dict[str, Any]]:
-    """What compile_triton.py says of the cases, with the Triton in a folder or that of `.venv`."""
-    path = os.pathsep.join(filter(None, (triton, str(ROOT))))
+def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]]:
+    """What a script of this folder prints, with the Triton in a folder or the installed one."""
+    path = os.pathsep.join([triton, str(ROOT)] if triton else [str(ROOT)])
     process = subprocess.run(
-        [sys.executable, str(SCRIPT), str(capability), *cases],
+        [sys.executable, str(ROOT / "tests" / script), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": path},
@@ -42,7 +41,7 @@ def compiled(capability: int, *cases: str, triton: str | None = None) -> list[di
 
 @pytest.fixture(scope="module", params=[80, 90, 100], ids=lambda c: f"sm_{c}")
 def all_kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return compiled(request.param)
+    return lines("compile_triton.py", str(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +81,18 @@ def test_nothing_spills(all_kernels: list[dict[str, Any]]) -> None:
 def test_sizes_of_one_compile() -> None:
     """A size of 1 is a Python number to Triton's compiler, without a tensor's methods: one sample,
     one channel, one layer, one position a quadrant, one row or column, in every form."""
-    rows = compiled(90, *EDGES)
+    rows = lines("compile_triton.py", "90", *EDGES)
     assert {row["shape"] for row in rows} == set(EDGES)
     assert {row["kernel"] for row in rows} == AMD_KERNELS
     assert [row for row in rows if row["spill_bytes"] > 0] == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_schedules_of_options_and_last_batches_compile_nothing(dtype: str) -> None:
+    rows = lines("count_compilations.py", dtype)
+    assert len(rows) == 9
+    assert all(row["first"] >= 8 for row in rows), "a kernel of each form, and the backward's"
+    assert [row for row in rows if row["all"] != row["first"]] == []
 
 
 def test_shared_memory_leaves_room_for_several_programs(all_kernels: list[dict[str, Any]]) -> None:

@@ -1,11 +1,16 @@
-"""The compile-time series of the Triton kernels against mpmath."""
+"""The Triton kernels' compile-time series against mpmath, and the numbers of the host in them."""
 
 from __future__ import annotations
 
 import mpmath
 import pytest
+import torch
+import triton
+import triton.language as tl
 
 from amd_fused.kernels import amd_series
+from amd_fused.kernels.amd_launches import passed
+from amd_fused.kernels.amd_math import number
 
 GRID = [mpmath.mpf(k) / 400 for k in range(1, 401)]
 DIGITS = 30
@@ -34,3 +39,22 @@ def test_arccos_series(name: str, bound: float) -> None:
         for n in GRID:
             theta = mpmath.sqrt(2 * n) * polynomial(coefficients, 2 * n - 1)
             assert abs(theta / mpmath.acos(1 - n) - 1) < bound
+
+
+@triton.jit
+def store_numbers(out, numbers, COUNT: tl.constexpr):
+    for place in tl.static_range(COUNT):
+        tl.store(out + place, number(numbers, place, out.dtype.element_ty))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_of_the_host_arrive_exactly(dtype: torch.dtype) -> None:
+    """In float64 to the last bit, from the smallest number to the largest; rounded in float32."""
+    limits = torch.finfo(dtype)
+    subnormal = limits.smallest_normal * limits.eps
+    numbers = (1.35, 1.0, 16.0, -1e-6, 0.1, -0.0, subnormal, limits.max, float("inf"))
+    arrived = torch.empty(len(numbers), dtype=dtype)
+    store_numbers[(1,)](arrived, passed(numbers, dtype == torch.float64), len(numbers))
+    sent = torch.tensor(numbers, dtype=torch.float64).to(dtype)
+    bits = torch.int64 if dtype == torch.float64 else torch.int32
+    assert torch.equal(arrived.view(bits), sent.view(bits))

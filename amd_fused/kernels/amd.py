@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amd_fused.kernels import amd_bwd, amd_series, plan
+from amd_fused.kernels import amd_bwd, plan
 from amd_fused.kernels.amd_launches import (
     Launch,
     Pair,
@@ -32,35 +32,13 @@ from amd_fused.kernels.amd_launches import (
     feature,
     fused_launch,
     map_launch,
+    options,
     run_all,
     sample_launch,
 )
 
 # More layers than this go into further launches: a kernel's code grows with its layers.
 MAX_LAYERS = 8
-
-
-def options(
-    margin_polynomial: Sequence[float] | None,
-    margin: float,
-    scale: float,
-    local_weight: float,
-    released: bool,
-    component_weights: Sequence[float],
-    mask_threshold: float | None,
-    eps: float,
-    position_mean: bool,
-    double: bool,
-) -> tuple[float, ...]:
-    """OPTIONS of the kernels, at the places that amd_math names: every value is compiled in."""
-    of_g, of_p, of_n = component_weights
-    mask = -1.0 if mask_threshold is None else mask_threshold
-    atanh = amd_series.ATANH_64 if double else amd_series.ATANH_32
-    arccos = amd_series.ARCCOS_64 if double else amd_series.ARCCOS_32
-    return (
-        margin, scale, eps, local_weight, released, mask, position_mean, of_p, of_n, of_g,
-        len(atanh), len(arccos), *atanh, *arccos, *(margin_polynomial or ()),
-    )  # fmt: skip
 
 
 def amd_fwd_triton(
@@ -83,7 +61,7 @@ def amd_fwd_triton(
     layers, batch = len(student), student[0].shape[0]
     double = any(a.dtype == torch.float64 for a in [*student, *teacher])
     dtype = torch.float64 if double else torch.float32
-    compiled = options(
+    chosen = options(
         margin_polynomial, margin, scale, local_weight, released,
         component_weights, mask_threshold, eps, position_mean, double,
     )  # fmt: skip
@@ -109,11 +87,11 @@ def amd_fwd_triton(
         if with_maps:
             launches.append(map_launch(with_maps, dtype))
         if by_form[plan.FUSED]:
-            launches.append(fused_launch(by_form[plan.FUSED], losses, compiled))
+            launches.append(fused_launch(by_form[plan.FUSED], losses, chosen))
         if by_form[plan.SPLIT]:
-            launches.append(sample_launch(by_form[plan.SPLIT], losses, compiled))
+            launches.append(sample_launch(by_form[plan.SPLIT], losses, chosen))
         if by_form[plan.CHUNKED]:
-            launches += chunk_launches(by_form[plan.CHUNKED], losses, compiled)
+            launches += chunk_launches(by_form[plan.CHUNKED], losses, chosen)
     with _on_device(student[0].device):
         submit(launches)
     return losses.sum(0) if layers > 1 else losses[0].clone(), [a for a in d_f if a is not None]
@@ -139,7 +117,7 @@ def amd_bwd_triton(
         launches.append(
             Launch(
                 amd_bwd.amd_bwd_kernel,
-                programs[-1],
+                programs[-1] * grad_loss.shape[0],
                 (
                     grad_loss,
                     grad_loss.stride(0),
@@ -150,6 +128,7 @@ def amd_bwd_triton(
                     tuple(a.shape[1:] for a in inputs),
                     tuple(d_f[some]),
                     programs,
+                    grad_loss.shape[0],
                 ),
                 {**columns(("BLOCKS_N", "BLOCKS_C", "FORMS", "ALIGNS"), tiles), "num_warps": 8},
             )

@@ -23,7 +23,7 @@ from amd_fused.kernels.amd_map import (
 FLAT = tl.constexpr(3)
 
 
-@triton.jit(do_not_specialize=["stride_grad_loss"])
+@triton.jit(do_not_specialize=["stride_grad_loss", "B"])
 def amd_bwd_kernel(
     grad_loss,  # [B] in the compute dtype, any stride
     stride_grad_loss,
@@ -33,7 +33,8 @@ def amd_bwd_kernel(
     strides_out,
     shapes,  # tuple of (C, H, W)
     d_f,  # tuple of [B, N] in the compute dtype
-    first_programs,  # tuple: first program of each feature, and the end
+    first_programs,  # tuple: first program of each feature and the end, were there one sample
+    B,
     BLOCKS_N: tl.constexpr,  # these, too, have one entry a feature
     BLOCKS_C: tl.constexpr,
     FORMS: tl.constexpr,
@@ -41,7 +42,7 @@ def amd_bwd_kernel(
 ):
     pid = tl.program_id(0)
     for k in tl.static_range(len(features)):
-        if (pid >= first_programs[k]) & (pid < first_programs[k + 1]):
+        if (pid >= first_programs[k] * B) & (pid < first_programs[k + 1] * B):
             channels, height, width = shapes[k]
             BLOCK_N: tl.constexpr = BLOCKS_N[k]
             BLOCK_C: tl.constexpr = BLOCKS_C[k]
@@ -52,7 +53,7 @@ def amd_bwd_kernel(
                 positions = aligned(positions, ALIGN)
             elif FORM == PIXELS:
                 channels = aligned(channels, ALIGN)
-            unit = pid - first_programs[k]
+            unit = pid - first_programs[k] * B
             if FORM == FLAT:
                 size = aligned(channels * positions, ALIGN)
                 blocks = tl.cdiv(size, BLOCK_N)

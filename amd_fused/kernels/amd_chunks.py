@@ -14,9 +14,10 @@ import triton.language as tl
 from amd_fused.kernels.amd_fwd import load_map
 from amd_fused.kernels.amd_math import (
     EPS,
-    LOCAL_WEIGHT,
+    LOCAL,
     TERMS,
     inverse_norm,
+    number,
     settled,
     term_map,
     unit,
@@ -58,7 +59,7 @@ def _total(sums, b, chunks, slot: tl.constexpr, SLOTS: tl.constexpr):
 
 
 @triton.jit
-def _norms(norm_sums, b, chunks, eps: tl.constexpr):
+def _norms(norm_sums, b, chunks, eps):
     norm_s, inverse_s = inverse_norm(row_sum(_total(norm_sums, b, chunks, 0, 2)), eps)
     norm_t, inverse_t = inverse_norm(row_sum(_total(norm_sums, b, chunks, 1, 2)), eps)
     return norm_s, inverse_s, norm_t, inverse_t
@@ -90,16 +91,16 @@ def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunk
 
 
 @triton.jit
-def _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT: tl.constexpr, OPTIONS: tl.constexpr):
+def _loss(sums, b, chunks, positions, counts, layer_weight, numbers, OPTIONS: tl.constexpr):
     ACC: tl.constexpr = sums[NORM].dtype.element_ty
     total = row_sum(tl.zeros((1, 4), ACC))
     for x in tl.static_range(TERMS):
-        weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, ACC)
+        weight, weights = share_of(x, positions, counts, layer_weight, numbers, OPTIONS, ACC)
         distance, distances = _distances(
             sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
         )
         total += weight * distance
-        if OPTIONS[LOCAL_WEIGHT] > 0:
+        if OPTIONS[LOCAL]:
             total += row_sum(weights * distances)
     return total
 
@@ -118,12 +119,13 @@ def _pass(
     chunks,
     height,
     width,
+    layer_weight,
+    numbers,
     BLOCK: tl.constexpr,
     GROUPS_S: tl.constexpr,
     GROUPS_T: tl.constexpr,
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
-    LAYER_WEIGHT: tl.constexpr,
     OPTIONS: tl.constexpr,
     PASS: tl.constexpr,
 ):
@@ -133,7 +135,7 @@ def _pass(
     at = b * positions + position
     f_s = load_map(map_s, b, B, positions, position, valid, GROUPS_S)
     f_t = load_map(map_t, b, B, positions, position, valid, GROUPS_T)
-    eps: tl.constexpr = OPTIONS[EPS]
+    eps = number(numbers, EPS, f_s.dtype)
     if PASS == NORM:
         _put(sums[NORM], b, chunk, chunks, 0, 2, column_sums(f_s * f_s))
         _put(sums[NORM], b, chunk, chunks, 1, 2, column_sums(f_t * f_t))
@@ -149,13 +151,13 @@ def _pass(
                     d_f_t, at, valid, f_t, sums[SLOPE], 1, b, chunks, norm_t, inverse_t
                 )
             if chunk == 0:
-                value = _loss(sums, b, chunks, positions, counts, LAYER_WEIGHT, OPTIONS)
+                value = _loss(sums, b, chunks, positions, counts, layer_weight, numbers, OPTIONS)
                 tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
         else:
             u_s, u_t = tl.zeros_like(f_s), tl.zeros_like(f_s)
             for x in tl.static_range(TERMS):
-                x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
-                x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
+                x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, numbers, OPTIONS)
+                x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, numbers, OPTIONS)
                 if PASS == SQUARE:
                     _put(sums[SQUARE], b, chunk, chunks, 2 * x, 6, column_sums(x_s * x_s))
                     _put(sums[SQUARE], b, chunk, chunks, 2 * x + 1, 6, column_sums(x_t * x_t))
@@ -173,7 +175,7 @@ def _pass(
                         _put(sums[DISTANCE], b, chunk, chunks, 2 * x + 1, 6, local)
                     else:
                         weight, weights = share_of(
-                            x, positions, counts, LAYER_WEIGHT, OPTIONS, f_s.dtype
+                            x, positions, counts, layer_weight, numbers, OPTIONS, f_s.dtype
                         )
                         distance, distances = _distances(
                             sums[SQUARE], sums[DISTANCE], x, b, chunks, positions, counts
@@ -181,12 +183,12 @@ def _pass(
                         if GRAD_S:
                             u_s += slope_s * map_slope(
                                 x_s, x_t, squares_s, squares_t, distance, distances,
-                                positions, counts, weight, weights, OPTIONS[LOCAL_WEIGHT] > 0,
+                                positions, counts, weight, weights, OPTIONS,
                             )  # fmt: skip
                         if GRAD_T:
                             u_t += slope_t * map_slope(
                                 x_t, x_s, squares_t, squares_s, distance, distances,
-                                positions, counts, weight, weights, OPTIONS[LOCAL_WEIGHT] > 0,
+                                positions, counts, weight, weights, OPTIONS,
                             )  # fmt: skip
             if PASS == SLOPE:
                 if GRAD_S:
@@ -206,14 +208,15 @@ def amd_chunk_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
+    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
+    numbers,  # amd_launches.passed makes them
     sums,  # tuple of tuples of [B, chunks, slots, 4]
-    first_programs,  # tuple: first program of each layer, and the end
+    first_programs,  # tuple: first program of each layer and the end, were there one sample
     B,
     ROWS_OF_LOSSES: tl.constexpr,
     BLOCKS: tl.constexpr,  # these, too, have one entry a layer
     CHANNEL_GROUPS_S: tl.constexpr,
     CHANNEL_GROUPS_T: tl.constexpr,
-    LAYER_WEIGHTS: tl.constexpr,
     GRADS_S: tl.constexpr,
     GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
@@ -221,18 +224,18 @@ def amd_chunk_fwd_kernel(
 ):
     pid = tl.program_id(0)
     for layer in tl.static_range(len(maps_s)):
-        if (pid >= first_programs[layer]) & (pid < first_programs[layer + 1]):
-            number = pid - first_programs[layer]
+        if (pid >= first_programs[layer] * B) & (pid < first_programs[layer + 1] * B):
+            unit = pid - first_programs[layer] * B
             BLOCK: tl.constexpr = BLOCKS[layer]
             GROUPS_S: tl.constexpr = CHANNEL_GROUPS_S[layer]
             GROUPS_T: tl.constexpr = CHANNEL_GROUPS_T[layer]
-            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
             GRAD_S: tl.constexpr = GRADS_S[layer]
             GRAD_T: tl.constexpr = GRADS_T[layer]
             _pass(
                 maps_s[layer], maps_t[layer], d_f_s[layer], d_f_t[layer],
                 losses + ROWS_OF_LOSSES[layer] * B, sums[layer],
-                (number // chunks[layer]).to(tl.int64), B, number % chunks[layer], chunks[layer],
-                shapes[layer][0], shapes[layer][1], BLOCK, GROUPS_S, GROUPS_T, GRAD_S, GRAD_T,
-                LAYER_WEIGHT, OPTIONS, PASS,
+                (unit // chunks[layer]).to(tl.int64), B, unit % chunks[layer], chunks[layer],
+                shapes[layer][0], shapes[layer][1],
+                number(layer_weights, layer, losses.dtype.element_ty), numbers,
+                BLOCK, GROUPS_S, GROUPS_T, GRAD_S, GRAD_T, OPTIONS, PASS,
             )  # fmt: skip

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_map import attention_map
+from amd_fused.kernels.amd_math import number
 from amd_fused.kernels.amd_sample import quadrant_tile, sample_loss
 
 
@@ -26,15 +27,16 @@ def _finish_sample(
     B,
     height,
     width,
+    layer_weight,
+    numbers,
     LAYERS: tl.constexpr,
-    LAYER_WEIGHT: tl.constexpr,
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
     OPTIONS: tl.constexpr,
 ):
     """Computes and stores the sample's loss and its derivatives by the maps."""
     value, u_s, u_t = sample_loss(
-        f_s, f_t, valid, counts, height * width, LAYER_WEIGHT, OPTIONS, GRAD_S, GRAD_T
+        f_s, f_t, valid, counts, height * width, layer_weight, numbers, OPTIONS, GRAD_S, GRAD_T
     )
     tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
     # Positions are worked out once more: held since the maps were read, they would spill. The zero,
@@ -58,6 +60,8 @@ def amd_fused_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
+    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
+    numbers,  # amd_launches.passed makes them
     B,
     ROWS_OF_LOSSES: tl.constexpr,  # tuple: number of the layer in `losses`
     BLOCKS_N: tl.constexpr,  # these, too, have one entry a layer
@@ -67,7 +71,6 @@ def amd_fused_fwd_kernel(
     ALIGNS_S: tl.constexpr,
     LAYOUTS_T: tl.constexpr,
     ALIGNS_T: tl.constexpr,
-    LAYER_WEIGHTS: tl.constexpr,
     GRADS_S: tl.constexpr,
     GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
@@ -85,7 +88,6 @@ def amd_fused_fwd_kernel(
             ALIGN_S: tl.constexpr = ALIGNS_S[layer]
             LAYOUT_T: tl.constexpr = LAYOUTS_T[layer]
             ALIGN_T: tl.constexpr = ALIGNS_T[layer]
-            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
             GRAD_S: tl.constexpr = GRADS_S[layer]
             GRAD_T: tl.constexpr = GRADS_T[layer]
             f_s = attention_map(
@@ -103,8 +105,8 @@ def amd_fused_fwd_kernel(
             f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (M, 4)), 0.0)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHT,
-                GRAD_S, GRAD_T, OPTIONS,
+                d_f_t[layer], b, B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
+                len(ROWS_OF_LOSSES), GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip
 
 
@@ -114,7 +116,7 @@ def amd_map_fwd_kernel(
     strides,  # tuple of (b, c, h, w)
     shapes,  # tuple of (C, H, W)
     maps,  # tuple of [GROUPS, B, N] in the compute dtype
-    first_programs,  # tuple: first program of each feature, and the end
+    first_programs,  # tuple: first program of each feature and the end, were there one sample
     B,
     BLOCKS_N: tl.constexpr,  # these, too, have one entry a feature
     BLOCKS_C: tl.constexpr,
@@ -126,7 +128,7 @@ def amd_map_fwd_kernel(
     """One program: a block of positions of one sample, over one group of its channels."""
     pid = tl.program_id(0)
     for k in tl.static_range(len(features)):
-        if (pid >= first_programs[k]) & (pid < first_programs[k + 1]):
+        if (pid >= first_programs[k] * B) & (pid < first_programs[k + 1] * B):
             channels, height, width = shapes[k]
             BLOCK_N: tl.constexpr = BLOCKS_N[k]
             BLOCK_C: tl.constexpr = BLOCKS_C[k]
@@ -135,7 +137,7 @@ def amd_map_fwd_kernel(
             GROUPS: tl.constexpr = CHANNEL_GROUPS[k]
             positions = height * width
             blocks = tl.cdiv(positions, BLOCK_N)
-            unit = pid - first_programs[k]
+            unit = pid - first_programs[k] * B
             group = unit % GROUPS
             block = (unit // GROUPS) % blocks
             b = (unit // GROUPS // blocks).to(tl.int64)
@@ -170,12 +172,13 @@ def amd_sample_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
+    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
+    numbers,  # amd_launches.passed makes them
     B,
     ROWS_OF_LOSSES: tl.constexpr,
     QUADRANT_BLOCKS: tl.constexpr,  # these, too, have one entry a layer
     CHANNEL_GROUPS_S: tl.constexpr,
     CHANNEL_GROUPS_T: tl.constexpr,
-    LAYER_WEIGHTS: tl.constexpr,
     GRADS_S: tl.constexpr,
     GRADS_T: tl.constexpr,
     OPTIONS: tl.constexpr,
@@ -189,7 +192,6 @@ def amd_sample_fwd_kernel(
             M: tl.constexpr = QUADRANT_BLOCKS[layer]
             GROUPS_S: tl.constexpr = CHANNEL_GROUPS_S[layer]
             GROUPS_T: tl.constexpr = CHANNEL_GROUPS_T[layer]
-            LAYER_WEIGHT: tl.constexpr = LAYER_WEIGHTS[layer]
             GRAD_S: tl.constexpr = GRADS_S[layer]
             GRAD_T: tl.constexpr = GRADS_T[layer]
             position, valid, counts = quadrant_tile(tl.arange(0, M), height, width)
@@ -197,6 +199,6 @@ def amd_sample_fwd_kernel(
             f_t = load_map(maps_t[layer], b, B, positions, position, valid, GROUPS_T)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, len(ROWS_OF_LOSSES), LAYER_WEIGHT,
-                GRAD_S, GRAD_T, OPTIONS,
+                d_f_t[layer], b, B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
+                len(ROWS_OF_LOSSES), GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip

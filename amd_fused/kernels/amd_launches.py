@@ -5,6 +5,7 @@ A launch takes all layer pairs of one form.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from amd_fused.kernels import amd_chunks, amd_fwd, plan
+from amd_fused.kernels import amd_chunks, amd_fwd, amd_series, plan
 
 # The interpreter has no device to ask: that of an H100.
 INTERPRETER_MULTIPROCESSORS = 132
@@ -39,6 +40,55 @@ class Launch:
 def run_all(launches: Sequence[Launch]) -> None:
     for launch in launches:
         launch.run()
+
+
+@dataclass
+class Options:
+    """The loss's options as the kernels take them, at the places that amd_math names."""
+
+    compiled: tuple[float, ...]
+    numbers: tuple[float, ...]
+
+
+def options(
+    margin_polynomial: Sequence[float] | None,
+    margin: float,
+    scale: float,
+    local_weight: float,
+    released: bool,
+    component_weights: Sequence[float],
+    mask_threshold: float | None,
+    eps: float,
+    position_mean: bool,
+    double: bool,
+) -> Options:
+    coefficients = margin_polynomial or ()
+    atanh = amd_series.ATANH_64 if double else amd_series.ATANH_32
+    arccos = amd_series.ARCCOS_64 if double else amd_series.ARCCOS_32
+    compiled = (
+        released, mask_threshold is not None, local_weight > 0, position_mean,
+        len(coefficients), len(atanh), *atanh, *arccos,
+    )  # fmt: skip
+    of_g, of_p, of_n = component_weights
+    whole = [weight / 3 * (1 - local_weight) for weight in (of_p, of_n, of_g)]
+    quadrants = [weight / 12 * local_weight for weight in (of_p, of_n, of_g)]
+    threshold = 0.0 if mask_threshold is None else mask_threshold
+    numbers = (margin, scale, eps, threshold, *whole, *quadrants, *coefficients)
+    return Options(compiled, passed(numbers, double))
+
+
+def passed(numbers: Sequence[float], double: bool) -> tuple[float, ...]:
+    """Numbers as arguments of a kernel, which `amd_math.number` reads.
+
+    Triton takes a Python number as float32. The 64 bits of a float64 therefore travel as three
+    integers of 22, 21 and 21 bits, which float32 holds exactly; as numbers of Triton's integer
+    types, values of 1 and multiples of 16 would compile anew.
+    """
+    if not double:
+        return tuple(float(x) for x in numbers)
+    low = (1 << 21) - 1
+    bits = [struct.unpack("<Q", struct.pack("<d", x))[0] for x in numbers]
+    return tuple(float(part) for b in bits for part in (b >> 42, b >> 21 & low, b & low))
 
 
 class Pair:
@@ -80,7 +130,7 @@ def map_launch(pairs: list[Pair], dtype: torch.dtype) -> Launch:
     )
     return Launch(
         amd_fwd.amd_map_fwd_kernel,
-        programs[-1],
+        programs[-1] * pairs[0].batch,
         (
             tuple(a for a, _ in sides),
             tuple(f.strides for _, f in sides),
@@ -98,7 +148,7 @@ def map_launch(pairs: list[Pair], dtype: torch.dtype) -> Launch:
     )
 
 
-def fused_launch(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...]) -> Launch:
+def fused_launch(pairs: list[Pair], losses: Tensor, chosen: Options) -> Launch:
     tiles = tuple(plan.fused_tile(p.student, p.teacher) for p in pairs)
     names = (
         "BLOCKS_N", "BLOCKS_C", "QUADRANT_BLOCKS", "LAYOUTS_S", "ALIGNS_S", "LAYOUTS_T", "ALIGNS_T",
@@ -116,19 +166,21 @@ def fused_launch(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...])
             tuple(p.d_f_s for p in pairs),
             tuple(p.d_f_t for p in pairs),
             losses,
+            _layer_weights(pairs, losses),
+            chosen.numbers,
             pairs[0].batch,
         ),
         {
             **_sample_constants(pairs),
             **columns(names, tiles),
-            "OPTIONS": compiled,
+            "OPTIONS": chosen.compiled,
             "ACC": _triton_dtype(losses.dtype),
             "num_warps": plan.warps(largest),
         },
     )
 
 
-def sample_launch(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...]) -> Launch:
+def sample_launch(pairs: list[Pair], losses: Tensor, chosen: Options) -> Launch:
     tiles = tuple(
         (plan.quadrant_block(p.student), *(tile[-1] for tile in p.map_tiles)) for p in pairs
     )
@@ -142,18 +194,20 @@ def sample_launch(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...]
             tuple(p.d_f_s for p in pairs),
             tuple(p.d_f_t for p in pairs),
             losses,
+            _layer_weights(pairs, losses),
+            chosen.numbers,
             pairs[0].batch,
         ),
         {
             **_sample_constants(pairs),
             **columns(("QUADRANT_BLOCKS", "CHANNEL_GROUPS_S", "CHANNEL_GROUPS_T"), tiles),
-            "OPTIONS": compiled,
+            "OPTIONS": chosen.compiled,
             "num_warps": plan.warps(max(4 * tile[0] for tile in tiles)),
         },
     )
 
 
-def chunk_launches(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...]) -> list[Launch]:
+def chunk_launches(pairs: list[Pair], losses: Tensor, chosen: Options) -> list[Launch]:
     blocks = [min(plan.CHUNK, plan.quadrant_block(p.student)) for p in pairs]
     tiles = tuple(
         (block, *(tile[-1] for tile in p.map_tiles)) for p, block in zip(pairs, blocks, strict=True)
@@ -163,7 +217,7 @@ def chunk_launches(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...
         tuple(losses.new_empty(p.batch, count, slots, 4) for slots in (2, 6, 6, 2))
         for p, count in zip(pairs, chunks, strict=True)
     )
-    programs = plan.running_total([p.batch * c for p, c in zip(pairs, chunks, strict=True)])
+    programs = plan.running_total(chunks)
     args = (
         tuple(p.maps[0] for p in pairs),
         tuple(p.maps[1] for p in pairs),
@@ -172,6 +226,8 @@ def chunk_launches(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...
         tuple(p.d_f_s for p in pairs),
         tuple(p.d_f_t for p in pairs),
         losses,
+        _layer_weights(pairs, losses),
+        chosen.numbers,
         sums,
         programs,
         pairs[0].batch,
@@ -179,22 +235,30 @@ def chunk_launches(pairs: list[Pair], losses: Tensor, compiled: tuple[float, ...
     constants = {
         **_sample_constants(pairs),
         **columns(("BLOCKS", "CHANNEL_GROUPS_S", "CHANNEL_GROUPS_T"), tiles),
-        "OPTIONS": compiled,
+        "OPTIONS": chosen.compiled,
         "num_warps": 8,
         "maxnreg": MAX_REGISTERS[losses.dtype],
     }
     wanted = any(any(p.needs_grad) for p in pairs)
     return [
-        Launch(amd_chunks.amd_chunk_fwd_kernel, programs[-1], args, {**constants, "PASS": number})
+        Launch(
+            amd_chunks.amd_chunk_fwd_kernel,
+            programs[-1] * pairs[0].batch,
+            args,
+            {**constants, "PASS": number},
+        )
         for number in range(5)
         if wanted or number != amd_chunks.SLOPE.value
     ]
 
 
+def _layer_weights(pairs: list[Pair], losses: Tensor) -> tuple[float, ...]:
+    return passed([p.weight for p in pairs], losses.dtype == torch.float64)
+
+
 def _sample_constants(pairs: list[Pair]) -> dict[str, Any]:
     return {
         "ROWS_OF_LOSSES": tuple(p.row for p in pairs),
-        "LAYER_WEIGHTS": tuple(p.weight for p in pairs),
         "GRADS_S": tuple(p.needs_grad[0] for p in pairs),
         "GRADS_T": tuple(p.needs_grad[1] for p in pairs),
     }

@@ -9,22 +9,44 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Places in OPTIONS, which `amd.options` fills: one flat tuple, for Triton before 3.9 takes no
-# nested ones.
+# Places in OPTIONS, which are compiled in (`amd_launches.options`): one flat tuple, for Triton
+# before 3.9 takes no nested ones.
+RELEASED = tl.constexpr(0)
+MASKED = tl.constexpr(1)
+LOCAL = tl.constexpr(2)
+POSITION_MEAN = tl.constexpr(3)
+MARGIN_TERMS = tl.constexpr(4)  # 0: direct form
+ATANH_TERMS = tl.constexpr(5)
+SERIES = tl.constexpr(6)  # coefficients of atanh, then of arccos
+# Places in `numbers`, which are arguments: a schedule of them compiles nothing.
 MARGIN = tl.constexpr(0)
 SCALE = tl.constexpr(1)
 EPS = tl.constexpr(2)
-LOCAL_WEIGHT = tl.constexpr(3)
-RELEASED = tl.constexpr(4)
-MASK_THRESHOLD = tl.constexpr(5)  # -1 keeps all
-POSITION_MEAN = tl.constexpr(6)
-WEIGHTS = tl.constexpr(7)  # of p, n and g
-ATANH_TERMS = tl.constexpr(10)
-ARCCOS_TERMS = tl.constexpr(11)
-SERIES = tl.constexpr(12)  # atanh, arccos, then the polynomial of cos(m arccos q), if there is one
+MASK_THRESHOLD = tl.constexpr(3)
+WHOLE_WEIGHTS = tl.constexpr(4)  # of p, n and g: of the whole map's D_x
+QUADRANT_WEIGHTS = tl.constexpr(7)  # of each quadrant's D_x
+POLYNOMIAL = tl.constexpr(10)  # coefficients of cos(m arccos q)
 
 # Norms below this count as this in every normalisation of Eq. 7, as in F.normalize.
 NORM_FLOOR = tl.constexpr(1e-12)
+
+
+@triton.jit
+def scalar(value, dtype: tl.constexpr):
+    """A number of the host, which may be a compile-time constant or Python's own, as a dtype."""
+    return tl.full([], value, dtype)
+
+
+@triton.jit
+def number(numbers, place: tl.constexpr, dtype: tl.constexpr):
+    """A number of the host in the compute dtype, out of what `amd_launches.passed` made of it."""
+    if dtype == tl.float64:
+        high = scalar(numbers[3 * place], tl.int64) << 42
+        middle = scalar(numbers[3 * place + 1], tl.int64) << 21
+        low = scalar(numbers[3 * place + 2], tl.int64)
+        return (high | middle | low).to(tl.float64, bitcast=True)
+    else:
+        return scalar(numbers[place], dtype)
 
 
 @triton.jit
@@ -52,7 +74,7 @@ def log_sigmoid(z, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def cos_margin(n, OPTIONS: tl.constexpr):
+def cos_margin(n, numbers, OPTIONS: tl.constexpr):
     """t = cos(m arccos q) of Eq. 6 and dt/dq, for n = 1 - q.
 
     By the host's polynomial in v = 2 n - 1 (amd_fused/_margin.py), value and slope in one Horner
@@ -60,23 +82,22 @@ def cos_margin(n, OPTIONS: tl.constexpr):
     m sin(m theta) / sin(theta) -> m^2 (1 - (m^2 - 1) theta^2 / 6) at theta = 0.
     """
     v = 2 * n - 1
-    arccos: tl.constexpr = SERIES + OPTIONS[ATANH_TERMS]
-    polynomial: tl.constexpr = arccos + OPTIONS[ARCCOS_TERMS]
-    terms: tl.constexpr = len(OPTIONS) - polynomial
+    terms: tl.constexpr = OPTIONS[MARGIN_TERMS]
     if terms > 0:
-        value = tl.zeros_like(n) + OPTIONS[polynomial + terms - 1]
+        value = tl.zeros_like(n) + number(numbers, POLYNOMIAL + terms - 1, n.dtype)
         slope = tl.zeros_like(n)
         for k in tl.static_range(terms - 2, -1, -1):
             slope = slope * v + value
-            value = value * v + OPTIONS[polynomial + k]
+            value = value * v + number(numbers, POLYNOMIAL + k, n.dtype)
         slope = slope * -2.0
     else:
         positive = tl.maximum(n, 0.0)
-        margin: tl.constexpr = OPTIONS[MARGIN]
-        smooth = _polynomial(v, OPTIONS, arccos, OPTIONS[ARCCOS_TERMS])
+        margin = number(numbers, MARGIN, n.dtype)
+        arccos: tl.constexpr = SERIES + OPTIONS[ATANH_TERMS]
+        smooth = _polynomial(v, OPTIONS, arccos, len(OPTIONS) - arccos)
         theta = tl.sqrt(2 * positive) * smooth
         value = tl.cos(margin * theta)
-        near: tl.constexpr = 1e-3 / margin if margin > 1 else 1e-3
+        near = 1e-3 / tl.maximum(margin, 1.0)
         limit = margin * margin * (1 - (margin * margin - 1) * theta * theta / 6)
         sine = tl.sqrt(positive * (2 - positive))
         slope = tl.where(
@@ -88,7 +109,7 @@ def cos_margin(n, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def inverse_norm(square_sum, eps: tl.constexpr):
+def inverse_norm(square_sum, eps):
     """||f|| and 1 / (||f|| + eps) from sum f^2 (section 4.2). A norm of Inf becomes NaN: it is
     heard."""
     norm = tl.sqrt(square_sum)
@@ -113,15 +134,18 @@ def term_map(
     valid,  # of bool
     norm,  # scalar ||f||
     inverse,  # scalar 1 / (||f|| + eps)
+    numbers,
     OPTIONS: tl.constexpr,
 ):
     """One of the maps p, n, g of Eq. 7 (0 where not valid) and its derivative by q."""
     # derived: n = 1 - q = ((||f|| - f) + eps) / (||f|| + eps) keeps its digits where q is near 1.
-    all_n = tl.where(inverse == 0, 1.0 + (f - f), ((norm - f) + OPTIONS[EPS]) * inverse)
+    all_n = tl.where(
+        inverse == 0, 1.0 + (f - f), ((norm - f) + number(numbers, EPS, f.dtype)) * inverse
+    )
     n = all_n
     slope_n = tl.zeros_like(f) - 1.0
-    if OPTIONS[MASK_THRESHOLD] > -1:  # section 5.6.1; NaN is kept
-        masked = all_n <= OPTIONS[MASK_THRESHOLD]
+    if OPTIONS[MASKED]:  # section 5.6.1; NaN is kept
+        masked = all_n <= number(numbers, MASK_THRESHOLD, f.dtype)
         n = tl.where(masked, 0.0, all_n)
         slope_n = tl.where(masked, 0.0, slope_n)
     if x == N:
@@ -129,12 +153,13 @@ def term_map(
     elif x == P and not OPTIONS[RELEASED]:
         return f * inverse, tl.zeros_like(f) + 1.0
     else:
-        t, slope_t = cos_margin(all_n, OPTIONS)
+        t, slope_t = cos_margin(all_n, numbers, OPTIONS)
         if x == P:
             return tl.where(valid, t, 0.0), slope_t
         else:
-            g, slope_z = log_sigmoid(OPTIONS[SCALE] * (t - n), OPTIONS)  # Eq. 6
-            return tl.where(valid, g, 0.0), slope_z * OPTIONS[SCALE] * (slope_t - slope_n)
+            scale = number(numbers, SCALE, f.dtype)
+            g, slope_z = log_sigmoid(scale * (t - n), OPTIONS)  # Eq. 6
+            return tl.where(valid, g, 0.0), slope_z * scale * (slope_t - slope_n)
 
 
 @triton.jit

@@ -14,11 +14,13 @@ import triton.language as tl
 
 from amd_fused.kernels.amd_math import (
     EPS,
-    LOCAL_WEIGHT,
+    LOCAL,
     POSITION_MEAN,
+    QUADRANT_WEIGHTS,
     TERMS,
-    WEIGHTS,
+    WHOLE_WEIGHTS,
     inverse_norm,
+    number,
     pull,
     pull_factors,
     settled,
@@ -63,7 +65,8 @@ def share_of(
     x: tl.constexpr,
     positions,
     counts,
-    LAYER_WEIGHT: tl.constexpr,
+    layer_weight,
+    numbers,
     OPTIONS: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -73,9 +76,8 @@ def share_of(
     count, many = positions.to(ACC), tl.maximum(counts, 1).to(ACC)
     if not OPTIONS[POSITION_MEAN]:
         count, many = tl.zeros_like(count) + 1, tl.zeros_like(many) + 1
-    # Products of compile-time numbers stay inside one expression: named, they would become float32.
-    whole = (LAYER_WEIGHT * OPTIONS[WEIGHTS + x] / 3 * (1 - OPTIONS[LOCAL_WEIGHT])) / count
-    quadrants = (LAYER_WEIGHT * OPTIONS[WEIGHTS + x] / 12 * OPTIONS[LOCAL_WEIGHT]) / many
+    whole = layer_weight * number(numbers, WHOLE_WEIGHTS + x, ACC) / count
+    quadrants = layer_weight * number(numbers, QUADRANT_WEIGHTS + x, ACC) / many
     return whole, quadrants
 
 
@@ -91,7 +93,7 @@ def map_slope(
     counts,
     weight,  # scalar
     weights,  # [1, 4]
-    LOCAL: tl.constexpr,
+    OPTIONS: tl.constexpr,
 ):
     """Gradient of all regions' D_x by the map x of one side: [M, 4]."""
     inverse, length = unit(row_sum(squares))
@@ -100,7 +102,7 @@ def map_slope(
         inverse, distance, length, length_other, positions, weight, True, x.shape[0]
     )
     slope = pull(x, x_other, inverse, inverse_other, factor, projection)
-    if LOCAL:
+    if OPTIONS[LOCAL]:
         inverse, length = unit(squares)
         inverse_other, length_other = unit(squares_other)
         factor, projection = pull_factors(
@@ -135,21 +137,21 @@ def sample_loss(
     valid,  # [M, 4] of bool
     counts,  # [1, 4]
     positions,
-    LAYER_WEIGHT: tl.constexpr,
-    OPTIONS: tl.constexpr,  # amd.options
+    layer_weight,
+    numbers,
+    OPTIONS: tl.constexpr,
     GRAD_S: tl.constexpr,
     GRAD_T: tl.constexpr,
 ):
     """Loss of the sample ([1, 1]) and its derivatives by f_s and f_t ([M, 4]; 0 if not wanted)."""
-    LOCAL: tl.constexpr = OPTIONS[LOCAL_WEIGHT] > 0
-    eps: tl.constexpr = OPTIONS[EPS]
+    eps = number(numbers, EPS, f_s.dtype)
     norm_s, inverse_s = inverse_norm(row_sum(column_sums(f_s * f_s)), eps)
     norm_t, inverse_t = inverse_norm(row_sum(column_sums(f_t * f_t)), eps)
     loss, u_s, u_t = tl.zeros_like(norm_s), tl.zeros_like(f_s), tl.zeros_like(f_s)
     for x in tl.static_range(TERMS):
-        x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, OPTIONS)
-        x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, OPTIONS)
-        weight, weights = share_of(x, positions, counts, LAYER_WEIGHT, OPTIONS, f_s.dtype)
+        x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, numbers, OPTIONS)
+        x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, numbers, OPTIONS)
+        weight, weights = share_of(x, positions, counts, layer_weight, numbers, OPTIONS, f_s.dtype)
         squares_s, squares_t = column_sums(x_s * x_s), column_sums(x_t * x_t)
         inverse_x_s, length_s = unit(row_sum(squares_s))
         inverse_x_t, length_t = unit(row_sum(squares_t))
@@ -157,7 +159,7 @@ def sample_loss(
         distance = settled(distance, positions, length_s, length_t)
         loss += weight * distance
         distances = tl.zeros_like(squares_s)
-        if LOCAL:
+        if OPTIONS[LOCAL]:
             inverse_x_s, length_s = unit(squares_s)
             inverse_x_t, length_t = unit(squares_t)
             distances = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
@@ -166,12 +168,12 @@ def sample_loss(
         if GRAD_S:
             u_s += slope_s * map_slope(
                 x_s, x_t, squares_s, squares_t, distance, distances,
-                positions, counts, weight, weights, LOCAL,
+                positions, counts, weight, weights, OPTIONS,
             )  # fmt: skip
         if GRAD_T:
             u_t += slope_t * map_slope(
                 x_t, x_s, squares_t, squares_s, distance, distances,
-                positions, counts, weight, weights, LOCAL,
+                positions, counts, weight, weights, OPTIONS,
             )  # fmt: skip
     if GRAD_S:
         u_s = _map_gradient(f_s, u_s, norm_s, inverse_s)

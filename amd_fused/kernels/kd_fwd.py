@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from amd_fused.kernels.amd_map import aligned
+from amd_fused.kernels.amd_math import scalar
 from amd_fused.kernels.kd_math import (
     STD,
     divergences,
@@ -16,7 +17,6 @@ from amd_fused.kernels.kd_math import (
     leave,
     log_ratio,
     norm_of,
-    scalar,
 )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from amd_fused.kernels.amd_math import scalar
+
 # NORM: 0 for KD (amd_fused/_ops/kd.py).
 STD = tl.constexpr(1)
 L2 = tl.constexpr(2)
@@ -20,12 +22,6 @@ NORM_FLOOR = tl.constexpr(1e-12)
 # 1 / sum e^v, E_p[v - u]; and for the paths through the norms, which add coefficient * (z - mean),
 # the coefficients and means of student and teacher.
 NUMBERS = 11
-
-
-@triton.jit
-def scalar(value, dtype: tl.constexpr):
-    """A number of the host, which may be a compile-time constant or Python's own, as a dtype."""
-    return tl.full([], value, dtype)
 
 
 @triton.jit

@@ -139,8 +139,9 @@ def map_tile(a: Feature, multiprocessors: int) -> tuple[int, int, int, int, int]
 
 
 def map_programs(a: Feature, tile: tuple[int, int, int, int, int]) -> int:
+    """Of one sample."""
     block_n, *_, groups = tile
-    return a.shape[0] * -(-a.positions // block_n) * groups
+    return -(-a.positions // block_n) * groups
 
 
 def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
@@ -165,11 +166,12 @@ def bwd_tile(a: Feature, out: Feature) -> tuple[int, int, int, int]:
 
 
 def bwd_programs(a: Feature, tile: tuple[int, int, int, int]) -> int:
+    """Of one sample."""
     block_n, block_c, form, _ = tile
-    batch, channels = a.shape[:2]
+    channels = a.shape[1]
     if form == FLAT:
-        return batch * -(-channels * a.positions // block_n)
-    return batch * -(-a.positions // block_n) * -(-channels // block_c)
+        return -(-channels * a.positions // block_n)
+    return -(-a.positions // block_n) * -(-channels // block_c)
 
 
 def warps(positions: int) -> int:

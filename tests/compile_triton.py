@@ -2,7 +2,7 @@
 
 Run as a script, for Triton's compiler and its interpreter cannot share a process:
 `python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
-memory, spill bytes, and the widths in bytes of loads and stores. The launches come from the
+memory, spill bytes, barriers, and the widths in bytes of loads and stores. The launches come from the
 dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a shape
 of the AMD loss (SHAPES, EDGES) or a name of ROW_LOSSES; without one, SHAPES and ROW_LOSSES.
 """
@@ -261,6 +261,7 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
                     "registers": registers,
                     "shared_bytes": kernel.metadata.shared,
                     "spill_bytes": spills,
+                    "barriers": len(re.findall(r"\bbar(?:rier)?\.", ptx)),
                     "loads": widths(ptx, "ld"),
                     "stores": widths(ptx, "st"),
                 }

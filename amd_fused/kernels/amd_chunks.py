@@ -18,18 +18,17 @@ from amd_fused.kernels.amd_math import (
     TERMS,
     inverse_norm,
     number,
-    settled,
     term_map,
-    unit,
 )
 from amd_fused.kernels.amd_sample import (
     column_sums,
+    distances_of,
+    map_gradient,
     map_slope,
     quadrant_tile,
-    radial_factor,
     row_sum,
     share_of,
-    square_distance,
+    square_difference,
 )
 
 # Passes, in order. What each leaves: [B, chunks, slots, 4] sums by quadrant.
@@ -70,16 +69,10 @@ def _distances(square_sums, distance_sums, x: tl.constexpr, b, chunks, positions
     """D_x of the whole map ([1, 1]) and of the quadrants ([1, 4])."""
     squares_s = _total(square_sums, b, chunks, 2 * x, 6)
     squares_t = _total(square_sums, b, chunks, 2 * x + 1, 6)
-    _, length_s = unit(row_sum(squares_s))
-    _, length_t = unit(row_sum(squares_t))
-    whole = row_sum(_total(distance_sums, b, chunks, 2 * x, 6))
-    _, lengths_s = unit(squares_s)
-    _, lengths_t = unit(squares_t)
+    whole = _total(distance_sums, b, chunks, 2 * x, 6)
     quadrants = _total(distance_sums, b, chunks, 2 * x + 1, 6)
-    return (
-        settled(whole, positions, length_s, length_t),
-        settled(quadrants, counts, lengths_s, lengths_t),
-    )
+    # A chunked map has no region of one position.
+    return distances_of(squares_s, squares_t, whole, quadrants, positions, counts, BLOCK=256)
 
 
 @triton.jit
@@ -87,7 +80,7 @@ def _finish_gradient(d_f, at, valid, f, slope_sums, side: tl.constexpr, b, chunk
     """u in d_f becomes dL/df, by the sum over all chunks of u f."""
     sum_uf = row_sum(_total(slope_sums, b, chunks, side, 2))
     u = tl.load(d_f + at, mask=valid, other=0.0)
-    tl.store(d_f + at, u * inverse - radial_factor(sum_uf, norm, inverse) * f, mask=valid)
+    tl.store(d_f + at, map_gradient(f, u, sum_uf, norm, inverse), mask=valid)
 
 
 @triton.jit
@@ -165,13 +158,10 @@ def _pass(
                     squares_s = _total(sums[SQUARE], b, chunks, 2 * x, 6)
                     squares_t = _total(sums[SQUARE], b, chunks, 2 * x + 1, 6)
                     if PASS == DISTANCE:
-                        inverse_x_s, _ = unit(row_sum(squares_s))
-                        inverse_x_t, _ = unit(row_sum(squares_t))
-                        whole = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
+                        whole = square_difference(x_s, x_t, row_sum(squares_s), row_sum(squares_t))
+                        local = square_difference(x_s, x_t, squares_s, squares_t)
+                        whole, local = column_sums(whole), column_sums(local)
                         _put(sums[DISTANCE], b, chunk, chunks, 2 * x, 6, whole)
-                        inverse_x_s, _ = unit(squares_s)
-                        inverse_x_t, _ = unit(squares_t)
-                        local = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
                         _put(sums[DISTANCE], b, chunk, chunks, 2 * x + 1, 6, local)
                     else:
                         weight, weights = share_of(

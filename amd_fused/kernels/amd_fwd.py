@@ -23,7 +23,6 @@ def _finish_sample(
     loss,  # [B] in the compute dtype
     d_f_s,  # [B, N] in the compute dtype, or None
     d_f_t,
-    b,
     B,
     height,
     width,
@@ -38,12 +37,13 @@ def _finish_sample(
     value, u_s, u_t = sample_loss(
         f_s, f_t, valid, counts, height * width, layer_weight, numbers, OPTIONS, GRAD_S, GRAD_T
     )
-    tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
-    # Positions are worked out once more: held since the maps were read, they would spill. The zero,
-    # which the compiler cannot see through, keeps it from merging the two.
+    # Positions are worked out once more: held since the maps were read, they would spill.
+    # The zero, which the compiler cannot see through, keeps it from merging the two.
     zero = tl.num_programs(0) - LAYERS * B
+    b = (tl.program_id(0) % B).to(tl.int64)
+    tl.store(loss + tl.zeros((1, 1), tl.int64) + b, value)
     position, valid, _ = quadrant_tile(tl.arange(0, u_s.shape[0]) + zero, height, width)
-    at = b.to(tl.int64) * height * width + position
+    at = b * height * width + position
     if GRAD_S:
         tl.store(d_f_s + at, u_s, mask=valid)
     if GRAD_T:
@@ -105,7 +105,7 @@ def amd_fused_fwd_kernel(
             f_t = tl.where(valid, tl.reshape(tl.gather(f_t, source, 0), (M, 4)), 0.0)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
+                d_f_t[layer], B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
                 len(ROWS_OF_LOSSES), GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip
 
@@ -199,6 +199,6 @@ def amd_sample_fwd_kernel(
             f_t = load_map(maps_t[layer], b, B, positions, position, valid, GROUPS_T)
             _finish_sample(
                 f_s, f_t, valid, counts, losses + ROWS_OF_LOSSES[layer] * B, d_f_s[layer],
-                d_f_t[layer], b, B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
+                d_f_t[layer], B, height, width, number(layer_weights, layer, f_s.dtype), numbers,
                 len(ROWS_OF_LOSSES), GRAD_S, GRAD_T, OPTIONS,
             )  # fmt: skip

@@ -175,7 +175,7 @@ def fused_launch(pairs: list[Pair], losses: Tensor, chosen: Options) -> Launch:
             **columns(names, tiles),
             "OPTIONS": chosen.compiled,
             "ACC": _triton_dtype(losses.dtype),
-            "num_warps": plan.warps(largest),
+            "num_warps": plan.fused_warps(largest),
         },
     )
 
@@ -202,7 +202,7 @@ def sample_launch(pairs: list[Pair], losses: Tensor, chosen: Options) -> Launch:
             **_sample_constants(pairs),
             **columns(("QUADRANT_BLOCKS", "CHANNEL_GROUPS_S", "CHANNEL_GROUPS_T"), tiles),
             "OPTIONS": chosen.compiled,
-            "num_warps": plan.warps(max(4 * tile[0] for tile in tiles)),
+            "num_warps": plan.sample_warps(max(4 * tile[0] for tile in tiles)),
         },
     )
 

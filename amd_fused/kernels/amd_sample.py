@@ -113,21 +113,46 @@ def map_slope(
 
 
 @triton.jit
-def square_distance(x_s, x_t, inverse_s, inverse_t):
-    """Sums over the columns of (x^_s - x^_t)^2: [1, 4]."""
+def square_difference(x_s, x_t, squares_s, squares_t):
+    """(x^_s - x^_t)^2 at every position, in the regions that the sums of x^2 are of."""
+    inverse_s, _ = unit(squares_s)
+    inverse_t, _ = unit(squares_t)
     d = x_s * inverse_s - x_t * inverse_t
-    return column_sums(d * d)
+    return d * d
 
 
 @triton.jit
-def _map_gradient(f, u, norm, inverse):
+def distances_of(squares_s, squares_t, whole, quadrants, positions, counts, BLOCK: tl.constexpr):
+    """D_x of the whole map ([1, 1]) and of the quadrants ([1, 4]): by quadrant are the sums of x^2
+    of either side and of `square_difference` in the whole map and in the quadrants."""
+    distance = row_sum(whole)
+    if BLOCK <= 4:  # as in pull_factors
+        _, length_s = unit(row_sum(squares_s))
+        _, length_t = unit(row_sum(squares_t))
+        distance = settled(distance, positions, length_s, length_t)
+        _, lengths_s = unit(squares_s)
+        _, lengths_t = unit(squares_t)
+        quadrants = settled(quadrants, counts, lengths_s, lengths_t)
+    return distance, quadrants
+
+
+@triton.jit
+def map_gradient(f, u, sum_uf, norm, inverse):
     """derived: dL/df_i = u_i / (||f|| + eps) - (sum_j u_j f_j) / (||f|| + eps)^2 f_i / ||f||."""
-    return u * inverse - radial_factor(row_sum(column_sums(u * f)), norm, inverse) * f
+    radial = tl.where(norm == 0, 0.0, sum_uf * inverse * inverse / tl.where(norm == 0, 1.0, norm))
+    return u * inverse - radial * f
 
 
 @triton.jit
-def radial_factor(sum_uf, norm, inverse):
-    return tl.where(norm == 0, 0.0, sum_uf * inverse * inverse / tl.where(norm == 0, 1.0, norm))
+def _add(a, b, to_a, to_b):
+    return a + to_a, b + to_b
+
+
+@triton.jit
+def two_column_sums(a, b):
+    """By quadrant: two of [1, 4]. A sum waits for the whole program, several times; two wait at
+    once."""
+    return tl.reduce((a, b), 0, _add, keep_dims=True)
 
 
 @triton.jit
@@ -145,25 +170,27 @@ def sample_loss(
 ):
     """Loss of the sample ([1, 1]) and its derivatives by f_s and f_t ([M, 4]; 0 if not wanted)."""
     eps = number(numbers, EPS, f_s.dtype)
-    norm_s, inverse_s = inverse_norm(row_sum(column_sums(f_s * f_s)), eps)
-    norm_t, inverse_t = inverse_norm(row_sum(column_sums(f_t * f_t)), eps)
+    squares_s, squares_t = two_column_sums(f_s * f_s, f_t * f_t)
+    norm_s, inverse_s = inverse_norm(row_sum(squares_s), eps)
+    norm_t, inverse_t = inverse_norm(row_sum(squares_t), eps)
     loss, u_s, u_t = tl.zeros_like(norm_s), tl.zeros_like(f_s), tl.zeros_like(f_s)
     for x in tl.static_range(TERMS):
         x_s, slope_s = term_map(x, f_s, valid, norm_s, inverse_s, numbers, OPTIONS)
         x_t, slope_t = term_map(x, f_t, valid, norm_t, inverse_t, numbers, OPTIONS)
-        weight, weights = share_of(x, positions, counts, layer_weight, numbers, OPTIONS, f_s.dtype)
-        squares_s, squares_t = column_sums(x_s * x_s), column_sums(x_t * x_t)
-        inverse_x_s, length_s = unit(row_sum(squares_s))
-        inverse_x_t, length_t = unit(row_sum(squares_t))
-        distance = row_sum(square_distance(x_s, x_t, inverse_x_s, inverse_x_t))
-        distance = settled(distance, positions, length_s, length_t)
-        loss += weight * distance
-        distances = tl.zeros_like(squares_s)
+        squares_s, squares_t = two_column_sums(x_s * x_s, x_t * x_t)
+        whole = square_difference(x_s, x_t, row_sum(squares_s), row_sum(squares_t))
         if OPTIONS[LOCAL]:
-            inverse_x_s, length_s = unit(squares_s)
-            inverse_x_t, length_t = unit(squares_t)
-            distances = square_distance(x_s, x_t, inverse_x_s, inverse_x_t)
-            distances = settled(distances, counts, length_s, length_t)
+            quadrants = square_difference(x_s, x_t, squares_s, squares_t)
+            whole, quadrants = two_column_sums(whole, quadrants)
+        else:
+            whole = column_sums(whole)
+            quadrants = tl.zeros_like(whole)
+        distance, distances = distances_of(
+            squares_s, squares_t, whole, quadrants, positions, counts, x_s.shape[0]
+        )
+        weight, weights = share_of(x, positions, counts, layer_weight, numbers, OPTIONS, f_s.dtype)
+        loss += weight * distance
+        if OPTIONS[LOCAL]:
             loss += row_sum(weights * distances)
         if GRAD_S:
             u_s += slope_s * map_slope(
@@ -175,8 +202,12 @@ def sample_loss(
                 x_t, x_s, squares_t, squares_s, distance, distances,
                 positions, counts, weight, weights, OPTIONS,
             )  # fmt: skip
-    if GRAD_S:
-        u_s = _map_gradient(f_s, u_s, norm_s, inverse_s)
-    if GRAD_T:
-        u_t = _map_gradient(f_t, u_t, norm_t, inverse_t)
+    if GRAD_S and GRAD_T:
+        uf_s, uf_t = two_column_sums(u_s * f_s, u_t * f_t)
+        u_s = map_gradient(f_s, u_s, row_sum(uf_s), norm_s, inverse_s)
+        u_t = map_gradient(f_t, u_t, row_sum(uf_t), norm_t, inverse_t)
+    elif GRAD_S:
+        u_s = map_gradient(f_s, u_s, row_sum(column_sums(u_s * f_s)), norm_s, inverse_s)
+    elif GRAD_T:
+        u_t = map_gradient(f_t, u_t, row_sum(column_sums(u_t * f_t)), norm_t, inverse_t)
     return loss, u_s, u_t

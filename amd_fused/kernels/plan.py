@@ -174,10 +174,15 @@ def bwd_programs(a: Feature, tile: tuple[int, int, int, int]) -> int:
     return -(-a.positions // block_n) * -(-channels // block_c)
 
 
-def warps(positions: int) -> int:
-    """Warps of a program that holds a sample's map: 4 positions a thread, which need some 60 of the
-    64 registers that a thread of 32 warps may have."""
+def fused_warps(positions: int) -> int:
+    """Of a program that reads a sample and holds its maps: 4 positions a thread."""
     return max(4, positions // 128)
+
+
+def sample_warps(positions: int) -> int:
+    """Of a program that holds a sample's maps: 8 positions a thread, in 128 registers. With 4 the
+    largest maps would leave a thread 64 registers, and spill."""
+    return max(4, positions // 256)
 
 
 def running_total(counts: Sequence[int]) -> tuple[int, ...]:

@@ -2,9 +2,9 @@
 
 Run as a script, for Triton's compiler and its interpreter cannot share a process:
 `python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
-memory, spill bytes, barriers, and the widths in bytes of loads and stores. The launches come from the
-dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a shape
-of the AMD loss (SHAPES, EDGES) or a name of ROW_LOSSES; without one, SHAPES and ROW_LOSSES.
+memory, spill bytes, barriers, and the widths in bytes of loads and stores. The launches come from
+the dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a
+shape of the AMD loss (SHAPES, EDGES) or a name of ROW_LOSSES; without one, SHAPES and ROW_LOSSES.
 """
 
 from __future__ import annotations

@@ -18,6 +18,11 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 
 UNALIGNED = {("imagenet-resnet", "nchw")}  # 14x14 and 7x7 rows are not whole 16-byte words
+# Folders with a Triton each, to compile for sm_90 with as well (CONTRIBUTING.md).
+OTHER_TRITONS = [folder for folder in os.environ.get("TRITONS", "").split(os.pathsep) if folder]
+# Two words, stored and loaded once: ptxas of CUDA 13 spills them under any limit of registers, far
+# below it too. Earlier ones spill nothing.
+TWO_WORDS = 16
 # Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
 EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
 ROOT = Path(__file__).parent.parent
@@ -75,7 +80,25 @@ def test_all_kernels_on_rows_are_among_them(all_kernels: list[dict[str, Any]], l
 
 
 def test_nothing_spills(all_kernels: list[dict[str, Any]]) -> None:
-    assert [row for row in all_kernels if row["spill_bytes"] > 0] == []
+    assert [row for row in all_kernels if row["spill_bytes"] > TWO_WORDS] == []
+
+
+@pytest.mark.skipif(not OTHER_TRITONS, reason="TRITONS names no folder of another Triton")
+@pytest.mark.parametrize("folder", OTHER_TRITONS)
+def test_nothing_spills_with_other_tritons(folder: str) -> None:
+    rows = lines("compile_triton.py", "90", triton=folder)
+    assert [row for row in rows if row["spill_bytes"] > 0] == []
+
+
+def test_sums_of_a_sample_wait_together(kernels: list[dict[str, Any]]) -> None:
+    """One by one, the sums of one layer took 29 barriers with Triton 3.9, and 44 with 3.6."""
+    counts = {
+        row["barriers"]
+        for row in kernels
+        if row["kernel"] == "amd_sample_fwd_kernel" and row["shape"] == "cifar-wrn"
+    }
+    assert counts
+    assert max(counts) <= 24
 
 
 def test_sizes_of_one_compile() -> None:
@@ -84,7 +107,7 @@ def test_sizes_of_one_compile() -> None:
     rows = lines("compile_triton.py", "90", *EDGES)
     assert {row["shape"] for row in rows} == set(EDGES)
     assert {row["kernel"] for row in rows} == AMD_KERNELS
-    assert [row for row in rows if row["spill_bytes"] > 0] == []
+    assert [row for row in rows if row["spill_bytes"] > TWO_WORDS] == []
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -125,7 +148,7 @@ def test_aligned_rows_of_logits_move_16_bytes_at_a_time(all_kernels: list[dict[s
     """4 bytes are the numbers of a row of `rows` and the upstream gradient."""
     checked = 0
     for row in all_kernels:
-        if row["loss"] != "kd" or row["width"] == 21841 or row["dtype"] == "float64":
+        if row["loss"] != "kd" or row["width"] in (1, 2, 21841) or row["dtype"] == "float64":
             continue
         checked += 1
         backward = row["kernel"] == "kd_bwd_kernel"
@@ -140,7 +163,11 @@ def test_aligned_rows_of_embeddings_move_16_bytes_at_a_time(
     """4 and 8 bytes are a sample's own numbers, and its label."""
     checked = 0
     for row in all_kernels:
-        if row["loss"] not in ("nd", "lsh") or row["width"] == 100 or row["dtype"] == "float64":
+        if (
+            row["loss"] not in ("nd", "lsh")
+            or row["width"] in (1, 100)
+            or row["dtype"] == "float64"
+        ):
             continue
         checked += 1
         assert row["loads"]["16"] >= 2, row

@@ -176,6 +176,8 @@ def fused_launch(pairs: list[Pair], losses: Tensor, chosen: Options) -> Launch:
             "OPTIONS": chosen.compiled,
             "ACC": _triton_dtype(losses.dtype),
             "num_warps": plan.fused_warps(largest),
+            # Two programs share a multiprocessor: 8 warps with 128 registers, or 4 with 255.
+            "maxnreg": MAX_REGISTERS[losses.dtype] if plan.fused_warps(largest) > 4 else 255,
         },
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from amd_fused import KDLoss, SphericalKDLoss, kd_loss, spherical_kd_loss
+from amd_fused import DistillationLoss, KDLoss, SphericalKDLoss, kd_loss, spherical_kd_loss
 
 Z = torch.ones(2, 4)
 DTYPES = "must have dtype float32, float16, bfloat16 or float64"
@@ -28,12 +28,12 @@ LOGITS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "a vector": (
         {"student_logits": torch.ones(4)}, ValueError,
-        "student_logits must be [B, K] with B, K >= 1, got shape (4,)",
+        "student_logits must be [B, K] with B >= 1 and K >= 2, got shape (4,)",
     ),
     "sequences": (
         {"teacher_logits": torch.ones(2, 3, 4)}, ValueError,
-        "teacher_logits must be [B, K] with B, K >= 1, got shape (2, 3, 4); bring the classes last "
-        "and .flatten(0, -2)",
+        "teacher_logits must be [B, K] with B >= 1 and K >= 2, got shape (2, 3, 4); bring the "
+        "classes last and .flatten(0, -2)",
     ),
     "no samples": ({"student_logits": torch.ones(0, 4)}, ValueError, "got shape (0, 4)"),
     "no classes": ({"student_logits": torch.ones(2, 0)}, ValueError, "got shape (2, 0)"),
@@ -114,13 +114,21 @@ def test_normalize_refuses_what_the_loss_does(
 
 
 @pytest.mark.parametrize("backend", ["cpp", "reference"])
-def test_one_class_has_no_standard_deviation(backend: str) -> None:
+def test_one_class_alone_has_a_constant_loss_and_is_refused(backend: str) -> None:
     one = torch.ones(3, 1)
     message = re.escape(
-        'student_logits must have K >= 2 classes for norm="std", got shape (3, 1); pass norm="l2"'
+        "student_logits must be [B, K] with B >= 1 and K >= 2, got shape (3, 1); of one sigmoid "
+        "output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
     )
-    with pytest.raises(ValueError, match="^spherical_kd_loss: " + message):
-        spherical_kd_loss(one, one, backend=backend)
-    with pytest.raises(ValueError, match="^SphericalKDLoss.normalize: " + message):
+    with pytest.raises(ValueError, match="^kd_loss: " + message):
+        kd_loss(one, one, backend=backend)
+    for norm in ("std", "l2"):
+        with pytest.raises(ValueError, match="^spherical_kd_loss: " + message):
+            spherical_kd_loss(one, one, norm=norm, backend=backend)
+    with pytest.raises(ValueError, match=r"^SphericalKDLoss\.normalize: " + message):
         SphericalKDLoss().normalize(one, one)
-    assert spherical_kd_loss(one, one, norm="l2", backend=backend) == 0
+    for weights in ({"kd_weight": 0}, {"ce_weight": 0}):
+        with pytest.raises(ValueError, match="^DistillationLoss: " + message):
+            DistillationLoss(**weights, feature_weight=0)(
+                one, one, torch.zeros(3, dtype=torch.int64)
+            )

@@ -73,15 +73,6 @@ def test_equal_logits_have_no_loss(backend: str, form: dict[str, Any]) -> None:
 
 
 @backends
-def test_one_class_has_no_loss(backend: str) -> None:
-    for form in (FORMS["kd"], FORMS["l2"], FORMS["l2 to 7"]):
-        result = kd_oracle.run(form, torch.randn(4, 1), torch.randn(4, 1), backend=backend)
-        assert result.loss == 0
-        assert not result.by_student.any()
-        assert not result.by_teacher.any()
-
-
-@backends
 def test_logits_of_any_size_are_finite(backend: str) -> None:
     """Exponents are never positive, and shares too small for a float are 0."""
     student = torch.tensor([[1e4, -1e4, 3e4], [1e30, 0.0, -1e30]])
@@ -101,7 +92,7 @@ def test_norms_past_the_range_of_the_dtype_are_heard(backend: str, form: str, si
     assert kd_oracle.run(FORMS[form], *logits, backend=backend).loss.isnan()
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])  # -Inf masks a class: test_kd_masks.py
 @pytest.mark.parametrize("side", [0, 1], ids=["student", "teacher"])
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
 @forms

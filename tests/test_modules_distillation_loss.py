@@ -222,7 +222,11 @@ def test_nan_in_the_logits_reaches_the_total():
     ("change", "error", "message"),
     [
         ({"student_logits": torch.ones(4, 10, 2)}, ValueError, r"student_logits must be \[B, K\]"),
-        ({"student_logits": torch.ones(0, 10)}, ValueError, r"with B, K >= 1, got shape \(0, 10\)"),
+        (
+            {"student_logits": torch.ones(0, 10)},
+            ValueError,
+            r"with B >= 1 and K >= 2, got shape \(0, 10\)",
+        ),
         ({"student_logits": [1.0]}, TypeError, "student_logits must be a tensor, got list"),
         ({"teacher_logits": torch.ones(4, 10).int()}, TypeError, "floating dtype, got torch.int32"),
         (

@@ -20,8 +20,8 @@ pytest.importorskip("triton", reason="Triton has no wheel for this platform")
 UNALIGNED = {("imagenet-resnet", "nchw")}  # 14x14 and 7x7 rows are not whole 16-byte words
 # Folders with a Triton each, to compile for sm_90 with as well (CONTRIBUTING.md).
 OTHER_TRITONS = [folder for folder in os.environ.get("TRITONS", "").split(os.pathsep) if folder]
-# Two words, stored and loaded once: ptxas of CUDA 13 spills them under any limit of registers, far
-# below it too. Earlier ones spill nothing.
+# Two words, stored and loaded once, that ptxas of Triton 3.9 (CUDA 13) spills in kernels of the
+# per-sample part under the limits of registers that were tried; those of 3.4 and 3.6 spill nothing.
 TWO_WORDS = 16
 # Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
 EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
@@ -81,13 +81,9 @@ def test_all_kernels_on_rows_are_among_them(all_kernels: list[dict[str, Any]], l
 
 def test_nothing_spills(all_kernels: list[dict[str, Any]]) -> None:
     assert [row for row in all_kernels if row["spill_bytes"] > TWO_WORDS] == []
-
-
-@pytest.mark.skipif(not OTHER_TRITONS, reason="TRITONS names no folder of another Triton")
-@pytest.mark.parametrize("folder", OTHER_TRITONS)
-def test_nothing_spills_with_other_tritons(folder: str) -> None:
-    rows = lines("compile_triton.py", "90", triton=folder)
-    assert [row for row in rows if row["spill_bytes"] > 0] == []
+    for folder in OTHER_TRITONS:
+        rows = lines("compile_triton.py", "90", triton=folder)
+        assert [row for row in rows if row["spill_bytes"] > 0] == []
 
 
 def test_sums_of_a_sample_wait_together(kernels: list[dict[str, Any]]) -> None:

@@ -24,7 +24,7 @@ from amd_fused._checks.features import (
 from amd_fused._checks.logits import (
     kd_options,
     logit_pair,
-    several_classes,
+    logits,
     spherical_kd_options,
 )
 from amd_fused._checks.values import (
@@ -32,10 +32,12 @@ from amd_fused._checks.values import (
     FLOAT_DTYPES,
     choice,
     float_tensor,
+    has_values,
     no_forward_mode,
     non_negative,
     number,
     positive,
+    readable,
 )
 
 __all__ = [
@@ -49,11 +51,13 @@ __all__ = [
     "embedding_pair",
     "feature_pairs",
     "float_tensor",
+    "has_values",
     "hash_bias",
     "kd_options",
     "labels",
     "labels_in_range",
     "logit_pair",
+    "logits",
     "lsh_options",
     "matrix",
     "no_forward_mode",
@@ -61,10 +65,10 @@ __all__ = [
     "number",
     "of_width",
     "positive",
+    "readable",
     "rkd_options",
     "same_device",
     "sample_pairs",
-    "several_classes",
     "sp_options",
     "spherical_kd_options",
 ]

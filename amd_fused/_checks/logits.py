@@ -29,11 +29,7 @@ def logit_pair(owner: str, student_logits: Any, teacher_logits: Any) -> None:
     """Two floating tensors [B, K] of one shape and device."""
     for name, z in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
         float_tensor(owner, name, z)
-        if z.ndim != 2 or z.shape[0] < 1 or z.shape[1] < 1:
-            remedy = "; bring the classes last and .flatten(0, -2)" if z.ndim > 2 else ""
-            raise ValueError(
-                f"{owner}: {name} must be [B, K] with B, K >= 1, got shape {tuple(z.shape)}{remedy}"
-            )
+        logits(owner, name, z)
     if student_logits.shape != teacher_logits.shape:
         raise ValueError(
             f"{owner}: student_logits and teacher_logits must have the same shape, "
@@ -46,10 +42,16 @@ def logit_pair(owner: str, student_logits: Any, teacher_logits: Any) -> None:
         )
 
 
-def several_classes(owner: str, student_logits: Tensor, norm: str) -> None:
-    """A standard deviation needs two of them."""
-    if norm == "std" and student_logits.shape[1] < 2:
-        raise ValueError(
-            f'{owner}: student_logits must have K >= 2 classes for norm="std", got shape '
-            f'{tuple(student_logits.shape)}; pass norm="l2" for one class'
+def logits(owner: str, name: str, z: Tensor) -> None:
+    """[B, K] with at least two classes: the softmax of one is 1 whatever its logit, so that every
+    loss of it is constant and nothing would be learned."""
+    if z.ndim == 2 and z.shape[0] >= 1 and z.shape[1] >= 2:
+        return
+    remedy = "; bring the classes last and .flatten(0, -2)" if z.ndim > 2 else ""
+    if z.ndim == 2 and z.shape[1] == 1:
+        remedy = (
+            "; of one sigmoid output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
         )
+    raise ValueError(
+        f"{owner}: {name} must be [B, K] with B >= 1 and K >= 2, got shape {tuple(z.shape)}{remedy}"
+    )

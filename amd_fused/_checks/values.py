@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -85,6 +86,17 @@ def float_tensor(owner: str, name: str, a: Any) -> None:
             f"{owner}: {name} must be a dense (strided) tensor, got {found}; "
             f"convert it with {remedy}"
         )
+
+
+def has_values(a: Tensor) -> bool:
+    """Whether the tensor is more than its shape: no compiler's or exporter's, of no FakeTensorMode
+    and not on the meta device."""
+    return not (torch.compiler.is_compiling() or a.is_meta or is_fake(a))
+
+
+def readable(a: Tensor) -> bool:
+    """Whether looking at the values waits for nobody."""
+    return a.device.type == "cpu" and has_values(a)
 
 
 def no_forward_mode(owner: str, backend: str, features: Sequence[Tensor]) -> None:

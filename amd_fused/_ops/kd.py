@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._ops.saving import save, saved
 from amd_fused._ops.second_order import once_differentiable
 from amd_fused.reference import compute_dtype
 
@@ -68,7 +69,7 @@ class _KD(torch.autograd.Function):
         ctx: Any, backend: str, options: tuple[Any, ...], student: Tensor, teacher: Tensor
     ) -> Tensor:
         loss, rows = _operator("fwd", backend)(student, teacher, *options[:3])
-        ctx.save_for_backward(student, teacher, rows)
+        save(ctx, student, teacher, rows)
         ctx.backend, ctx.options = backend, options
         return loss
 
@@ -81,7 +82,7 @@ class _KD(torch.autograd.Function):
             return operator(*tensors, temperature, student_grad, teacher_grad)
 
         owner = "spherical_kd_loss" if norm else "kd_loss"
-        found = once_differentiable(owner, backend, gradients, grad_loss, *ctx.saved_tensors)
+        found = once_differentiable(owner, backend, gradients, grad_loss, *saved(ctx))
         d_z_s, d_z_t = found[0] if student_grad else None, found[-1] if teacher_grad else None
         return None, None, d_z_s, d_z_t
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._ops.saving import save, saved
 from amd_fused._ops.second_order import once_differentiable
 from amd_fused.reference import compute_dtype
 
@@ -62,7 +63,7 @@ class _ND(torch.autograd.Function):
         class_means: Tensor,
     ) -> Tensor:
         loss, slopes = _operator("fwd", backend)(student, teacher, target, class_means)
-        ctx.save_for_backward(student, teacher, target, class_means, slopes)
+        save(ctx, student, teacher, target, class_means, slopes)
         ctx.backend, ctx.needs_grad = backend, needs_grad
         return loss
 
@@ -74,7 +75,7 @@ class _ND(torch.autograd.Function):
             ctx.backend,
             lambda *tensors: operator(*tensors, needs_grad),
             grad_loss,
-            *ctx.saved_tensors,
+            *saved(ctx),
         )
         following = iter(grads)
         by_input = [next(following) if needed else None for needed in needs_grad]

@@ -23,7 +23,7 @@ def kd_loss(
         loss = tau**2 * F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)
 
     Args:
-        student_logits: [B, K], float32, float16, bfloat16 or float64, any strides.
+        student_logits: [B, K] with K >= 2, float32, float16, bfloat16 or float64, any strides.
         teacher_logits: [B, K]; the dtype may differ.
         temperature: tau > 0, which softens both sides.
         backend: "auto", "triton", "cpp" or "reference". A named backend runs or raises. The
@@ -32,7 +32,10 @@ def kd_loss(
     Returns:
         0-d float32 tensor, float64 when an input is float64: tau^2 KL(teacher || student) in nats,
         summed over classes, averaged over the batch. Gradients flow to every input that requires
-        one. NaN and Inf in an input reach it.
+        one. NaN and Inf in an input reach it, but for masked classes: a teacher's logit of -Inf has
+        the probability 0 and adds nothing, whether the student masks that class too or not; its
+        gradient is 0. A class that the student alone masks makes the loss Inf, as the divergence
+        is, and a row of masked classes alone makes it NaN.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
@@ -74,8 +77,7 @@ def spherical_kd_loss(
     :meth:`amd_fused.SphericalKDLoss.normalize` gives them.
 
     Args:
-        student_logits: [B, K], float32, float16, bfloat16 or float64, any strides; K >= 2 for
-            "std".
+        student_logits: [B, K] with K >= 2, float32, float16, bfloat16 or float64, any strides.
         teacher_logits: [B, K]; the dtype may differ.
         temperature: tau > 0, which softens both sides.
         norm: "std", the unbiased standard deviation over the classes, or "l2", the Euclidean norm.
@@ -88,7 +90,8 @@ def spherical_kd_loss(
         0-d float32 tensor, float64 when an input is float64: tau^2 KL(teacher || student) in nats,
         summed over classes, averaged over the batch. Gradients flow to every input that requires
         one, through the norms too. A norm up to 1e-12 counts as 0: that side's prediction is then
-        uniform, and its gradient 0. NaN and Inf in an input reach the loss.
+        uniform, and its gradient 0. NaN and Inf in an input reach the loss; -Inf too, for a row
+        with a masked class has no norm: leave the class out of both sides.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
@@ -106,7 +109,6 @@ def spherical_kd_loss(
         owner, temperature=temperature, norm=norm, multiplier=multiplier, backend=backend
     )
     _checks.logit_pair(owner, student_logits, teacher_logits)
-    _checks.several_classes(owner, student_logits, norm)
     chosen = _backends.choose(owner, backend, student_logits.device.type, _ops.KD_BACKENDS)
     if chosen == "reference":
         return reference.spherical_kd_loss(

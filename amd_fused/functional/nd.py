@@ -76,7 +76,7 @@ def nd_loss(
     _checks.same_device(owner, "target", target, student)
     _checks.matrix(owner, "class_means", class_means, "K", "D")
     _checks.of_width(owner, "class_means", class_means, student)
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _checks.readable(target):
         _checks.labels_in_range(owner, "target", target, class_means.shape[0])
     chosen = _backends.choose(owner, backend, student.device.type, among=_BACKENDS)
     if chosen == "reference":

@@ -18,6 +18,12 @@ def _number(rows, b, place: tl.constexpr):
     return tl.load(rows + b * 11 + place)[:, None]
 
 
+@triton.jit
+def _through_norm(z, coefficient, mean):
+    """0 without a norm, even for a logit of -Inf."""
+    return tl.where(coefficient == 0, 0.0, coefficient * (z - mean))
+
+
 @triton.jit(do_not_specialize=["batch"])
 def kd_bwd_kernel(
     grad_loss,  # 0-d in the compute dtype
@@ -65,13 +71,15 @@ def kd_bwd_kernel(
     if NEEDS_S:
         q = tl.exp(tl.where(mask, u, 0.0)) * _number(rows, b, 4)
         # derived: dKL/dz_s = a_s (q - p), and through the norm.
-        through_norm = _number(rows, b, 7) * (z_s - _number(rows, b, 8))
+        through_norm = _through_norm(z_s, _number(rows, b, 7), _number(rows, b, 8))
         gradient = weight * (a_s * (q - p) + through_norm)
         o_gs = at * aligned(stride_gsb, ALIGN) + k * stride_gsk
         tl.store(d_z_s + o_gs, gradient, mask=mask)
     if NEEDS_T:
-        # derived: dKL/dz_t = a_t p ((v - u) - E_p[v - u]), and through the norm.
-        through_norm = _number(rows, b, 9) * (z_t - _number(rows, b, 10))
-        gradient = weight * (a_t * p * ((v - u) - _number(rows, b, 6)) + through_norm)
+        # derived: dKL/dz_t = a_t p ((v - u) - E_p[v - u]), and through the norm. A masked class
+        # has p = 0, or NaN where the row has one.
+        through_norm = _through_norm(z_t, _number(rows, b, 9), _number(rows, b, 10))
+        pull = tl.where((v == float("-inf")) & (u == u), p, p * ((v - u) - _number(rows, b, 6)))
+        gradient = weight * (a_t * pull + through_norm)
         o_gt = at * aligned(stride_gtb, ALIGN) + k * stride_gtk
         tl.store(d_z_t + o_gt, gradient, mask=mask)

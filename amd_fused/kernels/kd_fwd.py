@@ -11,12 +11,15 @@ from amd_fused.kernels.amd_map import aligned
 from amd_fused.kernels.amd_math import scalar
 from amd_fused.kernels.kd_math import (
     STD,
+    apart,
+    below,
     divergences,
     factors,
     joined,
     leave,
     log_ratio,
     norm_of,
+    zero_of,
 )
 
 
@@ -26,8 +29,8 @@ def _row_norm(z, x, maximum, mask, width, NORM: tl.constexpr):
     if NORM == STD:
         # x is exactly 0 in a row of equal logits.
         mean = tl.sum(x, axis=1) / width
-        apart = tl.where(mask, x - mean[:, None], 0.0)
-        return norm_of(tl.sum(apart * apart, axis=1), width - 1.0), maximum + mean
+        deviation = tl.where(mask, x - mean[:, None], 0.0)
+        return norm_of(tl.sum(deviation * deviation, axis=1), width - 1.0), maximum + mean
     else:
         return norm_of(tl.sum(z * z, axis=1), 1.0), 0 * maximum
 
@@ -68,12 +71,12 @@ def kd_row_fwd_kernel(
     z_t = tl.load(teacher + o_t, mask=mask, other=0.0).to(dtype)
     max_s = tl.max(tl.where(mask, z_s, float("-inf")), axis=1)
     max_t = tl.max(tl.where(mask, z_t, float("-inf")), axis=1)
-    x = tl.where(mask, z_s - max_s[:, None], 0.0)
-    y = tl.where(mask, z_t - max_t[:, None], 0.0)
+    x = tl.where(mask, below(z_s, max_s[:, None]), 0.0)
+    y = tl.where(mask, below(z_t, max_t[:, None]), 0.0)
 
     classes = scalar(width, dtype)
-    norm_s, mean_s = 0 * max_s, 0 * max_s
-    norm_t, mean_t = 0 * max_t, 0 * max_t
+    norm_s, mean_s = zero_of(max_s), zero_of(max_s)
+    norm_t, mean_t = zero_of(max_t), zero_of(max_t)
     if NORM:
         norm_s, mean_s = _row_norm(z_s, x, max_s, mask, classes, NORM)
         norm_t, mean_t = _row_norm(z_t, y, max_t, mask, classes, NORM)
@@ -85,11 +88,12 @@ def kd_row_fwd_kernel(
     v = a_t[:, None] * y
     e_u = tl.where(mask, tl.exp(u), 0.0)
     e_v = tl.where(mask, tl.exp(v), 0.0)
-    e_gap = e_v * (v - u)
+    gap = apart(u, v)
+    e_gap = e_v * gap
     exp_u = tl.sum(e_u, axis=1)
     exp_v = tl.sum(e_v, axis=1)
     exp_gap = tl.sum(e_gap, axis=1)
-    divergence = divergences(e_u, e_v, v - u, exp_u, exp_v)
+    divergence = divergences(e_u, e_v, gap, exp_u, exp_v)
     exp_u_x, exp_v_x, exp_v_y, exp_gap_y = 0 * exp_u, 0 * exp_u, 0 * exp_u, 0 * exp_u
     if NORM:
         exp_u_x = tl.sum(e_u * x, axis=1)
@@ -124,16 +128,16 @@ def _wide_extent(
         maximum = tl.maximum(maximum, tl.where(mask, value, float("-inf")))
         if NORM == STD:
             count += tl.where(mask, 1.0, 0.0)
-            apart = tl.where(mask, value - mean, 0.0)
-            mean += apart / count
-            square += apart * (value - mean)
+            deviation = tl.where(mask, value - mean, 0.0)
+            mean += deviation / count
+            square += deviation * (value - mean)
         else:
             square += value * value
     if NORM == STD:
         # From the row's first number: 0 in a row of equal logits.
         whole = tl.sum(count * (mean - first)) / width
-        apart = (mean - first) - whole
-        norm = norm_of(tl.sum(square) + tl.sum(count * apart * apart), width - 1.0)
+        deviation = (mean - first) - whole
+        norm = norm_of(tl.sum(square) + tl.sum(count * deviation * deviation), width - 1.0)
         return tl.max(maximum), norm, first + whole
     else:
         return tl.max(maximum), norm_of(tl.sum(square), 1.0), 0 * first
@@ -170,8 +174,8 @@ def kd_wide_fwd_kernel(
     row_t = teacher + b * aligned(stride_tb, ALIGN)
     max_s = tl.load(row_s).to(dtype)
     max_t = tl.load(row_t).to(dtype)
-    norm_s, mean_s = 0 * max_s, 0 * max_s
-    norm_t, mean_t = 0 * max_t, 0 * max_t
+    norm_s, mean_s = zero_of(max_s), zero_of(max_s)
+    norm_t, mean_t = zero_of(max_t), zero_of(max_t)
     if NORM:
         max_s, norm_s, mean_s = _wide_extent(row_s, stride_sk, max_s, width, TILE, ALIGN, NORM)
         max_t, norm_t, mean_t = _wide_extent(row_t, stride_tk, max_t, width, TILE, ALIGN, NORM)
@@ -195,20 +199,23 @@ def kd_wide_fwd_kernel(
         if NORM == 0:
             higher_s = tl.maximum(max_s, tl.max(tl.where(mask, z_s, float("-inf"))))
             higher_t = tl.maximum(max_t, tl.max(tl.where(mask, z_t, float("-inf"))))
-            rise_s = a_s * (higher_s - max_s)
-            rise_t = a_t * (higher_t - max_t)
+            # 0 where all classes so far are masked: -Inf - -Inf would be NaN.
+            rise_s = tl.where(higher_s == max_s, 0.0, a_s * (higher_s - max_s))
+            rise_t = tl.where(higher_t == max_t, 0.0, a_t * (higher_t - max_t))
             # derived: what the sums are with the new maxima, the gap's for v - rise_t, u - rise_s.
             shrink_t = tl.exp(-rise_t)
-            exp_gap = shrink_t * (exp_gap + (rise_s - rise_t) * exp_v)
+            # Without classes so far there is nothing to raise, and the rise may be Inf.
+            risen = tl.where(exp_v == 0, exp_gap, exp_gap + (rise_s - rise_t) * exp_v)
+            exp_gap = shrink_t * risen
             exp_v = shrink_t * exp_v
             exp_u = tl.exp(-rise_s) * exp_u
             max_s, max_t = higher_s, higher_t
-        x = tl.where(mask, z_s - max_s, 0.0)
-        y = tl.where(mask, z_t - max_t, 0.0)
+        x = tl.where(mask, below(z_s, max_s), 0.0)
+        y = tl.where(mask, below(z_t, max_t), 0.0)
         u, v = a_s * x, a_t * y
         e_u = tl.where(mask, tl.exp(u), 0.0)
         e_v = tl.where(mask, tl.exp(v), 0.0)
-        e_gap = e_v * (v - u)
+        e_gap = e_v * apart(u, v)
         exp_u += e_u
         exp_v += e_v
         exp_gap += e_gap

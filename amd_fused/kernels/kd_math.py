@@ -59,6 +59,25 @@ def factors(norm_s, norm_t, softening, radius, NORM: tl.constexpr, FIXED_RADIUS:
 
 
 @triton.jit
+def zero_of(x):
+    """0 in x's shape and dtype; NaN stays NaN, which 0 * x would make of Inf too."""
+    return tl.where(x == x, 0.0, x)
+
+
+@triton.jit
+def below(z, maximum):
+    """z - maximum, -Inf for a masked class even where all classes so far are masked."""
+    return tl.where(z == float("-inf"), z, z - maximum)
+
+
+@triton.jit
+def apart(u, v):
+    """v - u, which e^v multiplies. A class whose teacher logit is -Inf counts for nothing (p log p
+    -> 0), whatever the student says of it, NaN apart: any finite number far from 0 stands there."""
+    return tl.where((v == float("-inf")) & (u == u), -1e30, v - u)
+
+
+@triton.jit
 def log_ratio(a, b):
     """log(a / b), to the last bits where they are close: a small loss is a difference of such."""
     result = tl.log(a / b)
@@ -71,14 +90,14 @@ def log_ratio(a, b):
 
 
 @triton.jit
-def divergences(e_u, e_v, apart, exp_u, exp_v):
-    """KL [ROWS] of rows in registers, apart = v - u.
+def divergences(e_u, e_v, gap, exp_u, exp_v):
+    """KL [ROWS] of rows in registers, gap = apart(u, v).
 
     derived: with d = log p - log q, sum p d = sum p (d - 1 + e^-d), whose terms are >= 0 and begin
     with d^2 / 2: neither predictions that are close nor the last bits of exp_u and exp_v cost
     digits.
     """
-    d = apart - log_ratio(exp_v, exp_u)[:, None]
+    d = gap - log_ratio(exp_v, exp_u)[:, None]
     term = e_v * (d - 1) + e_u * (exp_v / exp_u)[:, None]  # p e^-d is q
     if d.dtype == tl.float32:
         near = tl.abs(d) < 0.5
@@ -108,8 +127,8 @@ def leave(
     tl.store(row + 4, 1 / exp_u, mask=valid)
     tl.store(row + 5, 1 / exp_v, mask=valid)
     tl.store(row + 6, gap, mask=valid)
-    coefficient_s = 0 * gap
-    coefficient_t = 0 * gap
+    coefficient_s = zero_of(gap)
+    coefficient_t = zero_of(gap)
     if NORM:
         # derived: dKL/da_s = sum (q - p) x, and da_s/dz_s = -a_s / n_s^2 (z_s - mean) / divisor.
         by_a_s = exp_u_x / exp_u - exp_v_x / exp_v

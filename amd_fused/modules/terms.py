@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amd_fused import _checks
+from amd_fused import _checks, reference
 
 Loss = Callable[..., Tensor]
 OWNER = "DistillationLoss"
@@ -120,7 +120,8 @@ def cross_entropy(z_s: Tensor, target: Tensor | None) -> Tensor:
             f"{OWNER}: target must be {rule} with shape {tuple(expected)} for student_logits of "
             f"shape {tuple(z_s.shape)}, got shape {tuple(target.shape)}"
         )
-    return F.cross_entropy(z_s, target.to(z_s.dtype if soft else torch.int64))
+    target = reference.kept_by_autograd(target.to(z_s.dtype if soft else torch.int64))
+    return F.cross_entropy(z_s, target)
 
 
 def logits(name: str, value: Any, weight: str) -> Tensor:
@@ -129,10 +130,7 @@ def logits(name: str, value: Any, weight: str) -> Tensor:
         raise TypeError(f"{OWNER}: {name} must be a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise TypeError(f"{OWNER}: {name} must have a floating dtype, got {value.dtype}")
-    if value.ndim != 2 or value.numel() == 0:
-        raise ValueError(
-            f"{OWNER}: {name} must be [B, K] with B, K >= 1, got shape {tuple(value.shape)}"
-        )
+    _checks.logits(OWNER, name, value)
     return value
 
 

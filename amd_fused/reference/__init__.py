@@ -4,7 +4,13 @@ Readable first; every other backend is checked against these files, run in float
 only.
 """
 
-from amd_fused.reference.amd import amd_loss, compute_dtype, cos_margin, pool_to_common_size
+from amd_fused.reference.amd import (
+    amd_loss,
+    compute_dtype,
+    cos_margin,
+    kept_by_autograd,
+    pool_to_common_size,
+)
 from amd_fused.reference.at import at_loss
 from amd_fused.reference.kd import kd_loss, spherical_kd_loss, spherical_logits
 from amd_fused.reference.lsh import lsh_loss
@@ -18,6 +24,7 @@ __all__ = [
     "compute_dtype",
     "cos_margin",
     "kd_loss",
+    "kept_by_autograd",
     "lsh_loss",
     "nd_loss",
     "pool_to_common_size",

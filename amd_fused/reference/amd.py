@@ -75,6 +75,14 @@ def compute_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def kept_by_autograd(a: Tensor) -> Tensor:
+    """a; a copy of it where it is an inference tensor, which autograd keeps for no backward pass.
+
+    A compiler or exporter has no inference tensors and needs no copies.
+    """
+    return a.clone() if not torch.compiler.is_compiling() and a.is_inference() else a
+
+
 def pool_to_common_size(
     students: Sequence[Tensor], teachers: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amd_fused.reference.amd import compute_dtype
+from amd_fused.reference.amd import compute_dtype, kept_by_autograd
 
 
 def lsh_loss(
@@ -31,7 +31,7 @@ def lsh_loss(
     """
     dtype = compute_dtype([student, teacher])
     with without_autocast(student.device.type):
-        s, t, w = student.to(dtype), teacher.to(dtype), weight.to(dtype)
+        s, t, w = student.to(dtype), teacher.to(dtype), kept_by_autograd(weight.to(dtype))
         if kind == "bce":
             b = None if bias is None else bias.to(dtype)
             hash_s, hash_t = F.linear(s, w, b), F.linear(t.detach(), w, b)
@@ -45,7 +45,7 @@ def lsh_loss(
             loss = (difference.square() if kind == "l2" else difference.abs()).mean()
         if l2_weight == 0:
             return loss
-        return loss + l2_weight * F.mse_loss(s, t)
+        return loss + l2_weight * (s - t).square().mean()
 
 
 def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:

@@ -90,6 +90,13 @@ void extents(const T* z_s, const T* z_t, int64_t count, LogitNorm norm, KdExtent
   of[1].square = sum_lanes(squares.square_t);
 }
 
+// A class whose teacher logit is -Inf has the probability 0 and counts for nothing (p log p -> 0),
+// whatever the student says of it, NaN apart.
+template <typename T>
+AMD_INLINE IntVec<T> masked(Vec<T> u, Vec<T> v) {
+  return (v == T(-__builtin_inf())) & (u == u);
+}
+
 template <typename T, bool kSpherical>
 struct SumPass {
   Vec<T> max_s, max_t, scale_s, scale_t;
@@ -102,7 +109,7 @@ struct SumPass {
     const Vec<T> e_u = only<kLast, T>(fresh, exp2_non_positive<T>(u));
     const Vec<T> e_v = only<kLast, T>(fresh, exp2_non_positive<T>(v));
     // Not e_v times it: the lanes that are left out may hold Inf.
-    const Vec<T> term = only<kLast, T>(fresh, e_v * (v - u));
+    const Vec<T> term = only<kLast, T>(fresh, masked<T>(u, v) ? Vec<T>{} : e_v * (v - u));
     exp_u += e_u;
     exp_v += e_v;
     gap += term;
@@ -142,7 +149,7 @@ KdSums sums(const T* z_s, const T* z_t, int64_t count, const KdRow<T>& row, bool
                    : sums_of<T, false>(z_s, z_t, count, row);
 }
 
-template <typename T>
+template <typename T, bool kSpherical>
 struct GradientPass {
   Vec<T> max_s, max_t, scale_s, scale_t, inverse_s, inverse_t, gap;
   Vec<T> weight_s, weight_t;  // of q - p, and of the teacher's terms, which are in powers of 2
@@ -165,18 +172,23 @@ struct GradientPass {
     if (d_z_s) {
       const Vec<T> q = exp2_non_positive<T>(u) * inverse_s;
       // derived: dKL/dz_s = a_s (q - p), and through the norm.
-      put<kLast>(d_z_s, at, weight_s * (q - p) + coefficient_s * (z_s - mean_s));
+      Vec<T> d = weight_s * (q - p);
+      if (kSpherical) d += coefficient_s * (z_s - mean_s);
+      put<kLast>(d_z_s, at, d);
     }
-    if (d_z_t)
-      // derived: dKL/dz_t = a_t p ((v - u) - E_p[v - u]), and through the norm.
-      put<kLast>(d_z_t, at, weight_t * p * ((v - u) - gap) + coefficient_t * (z_t - mean_t));
+    if (d_z_t) {
+      // derived: dKL/dz_t = a_t p ((v - u) - E_p[v - u]), and through the norm. p - p: 0 or NaN.
+      Vec<T> d = masked<T>(u, v) ? p - p : weight_t * p * ((v - u) - gap);
+      if (kSpherical) d += coefficient_t * (z_t - mean_t);
+      put<kLast>(d_z_t, at, d);
+    }
   }
 };
 
-template <typename T>
-void gradients(const T* z_s, const T* z_t, int64_t count, const KdRow<T>& row, T weight, T* d_z_s,
-               T* d_z_t) {
-  GradientPass<T> pass;
+template <typename T, bool kSpherical>
+void gradients_of(const T* z_s, const T* z_t, int64_t count, const KdRow<T>& row, T weight,
+                  T* d_z_s, T* d_z_t) {
+  GradientPass<T, kSpherical> pass;
   pass.max_s = splat<T>(row.max_s);
   pass.max_t = splat<T>(row.max_t);
   pass.scale_s = splat<T>(row.scale_s);
@@ -194,6 +206,16 @@ void gradients(const T* z_s, const T* z_t, int64_t count, const KdRow<T>& row, T
   pass.d_z_t = d_z_t;
   pass.count = count;
   over_tile<T>(z_s, z_t, count, pass);
+}
+
+template <typename T>
+void gradients(const T* z_s, const T* z_t, int64_t count, const KdRow<T>& row, T weight, T* d_z_s,
+               T* d_z_t) {
+  // Without paths through norms not even 0 times a logit, which may be -Inf.
+  if (row.coefficient_s == 0 && row.coefficient_t == 0)
+    gradients_of<T, false>(z_s, z_t, count, row, weight, d_z_s, d_z_t);
+  else
+    gradients_of<T, true>(z_s, z_t, count, row, weight, d_z_s, d_z_t);
 }
 
 template <typename T>

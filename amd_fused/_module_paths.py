@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -39,6 +40,15 @@ def check(owner: str, layers: Any) -> tuple[str, ...]:
     return paths
 
 
+def refuse_script(owner: str, rule: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{owner}: {rule} a TorchScript module (torch.jit.script, torch.jit.trace), whose "
+            "calls run no hooks; hook the Python module that it was made from, or let its forward "
+            "return the features"
+        )
+
+
 def unwrap(model: nn.Module) -> list[nn.Module]:
     """The model and what it wraps, outermost first."""
     chain = [model]
@@ -47,7 +57,8 @@ def unwrap(model: nn.Module) -> list[nn.Module]:
         if isinstance(chain[-1], (DataParallel, DistributedDataParallel)):
             inner = children["module"]
         else:
-            inner = children.get("_orig_mod")
+            # Not get: a TorchScript module's children lack it.
+            inner = children["_orig_mod"] if "_orig_mod" in children else None  # noqa: SIM401
         if inner is None:
             return chain
         chain.append(inner)
@@ -58,10 +69,12 @@ def resolve(owner: str, model: nn.Module, layers: tuple[str, ...]) -> list[nn.Mo
     found: dict[nn.Module, str] = {}
     for path in layers:
         module = _find(owner, model, path)
-        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        refuse_script(owner, f"layers must name Python modules, got {path!r},", module)
+        # A ModuleList or ModuleDict; DenseNet's blocks are such with a forward of their own.
+        if type(module).forward is nn.Module.forward and "forward" not in vars(module):
             raise ValueError(
                 f"{owner}: layers must name modules that are called, got {path!r}, a "
-                f"{type(module).__name__}, which never is; name one of its entries"
+                f"{type(module).__name__}, which has no forward; name one of its entries"
             )
         if module in found:
             raise ValueError(

@@ -6,8 +6,9 @@ What class means (ND) and hash biases (LSH) are computed from.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from amd_fused import _checks, reference
 
+# Where a dict keeps the labels.
+_LABELS = ("labels", "label")
 # Embeddings that are widened to float64 at once.
 _ROWS = 4096
 
@@ -38,21 +41,68 @@ def evaluating(model: Any) -> Iterator[None]:
 def embeddings(owner: str, model: Any, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
     """``(model(inputs), labels)`` of each batch; labels are None where a batch has none.
 
-    A batch is ``(inputs, labels, ...)``, ``(inputs,)`` or the inputs alone. Without a model the
-    inputs are the embeddings.
+    A batch is ``(inputs, labels, ...)``, ``(inputs,)``, the inputs alone, or a dict as Hugging
+    Face's loaders give them, whose labels are "labels" or "label": the model is then called with
+    the rest, ``model(**inputs)``. Without a model the inputs are the embeddings.
     """
     device = _device_of(_module_of(model))
     for batch in batches:
-        parts = batch if isinstance(batch, (tuple, list)) else (batch,)
-        inputs = parts[0]
-        if device is not None and isinstance(inputs, Tensor):
-            inputs = inputs.to(device, non_blocking=True)
-        features = inputs if model is None else model(inputs)
-        name = "a batch's embeddings" if model is None else "the model's result"
+        inputs, labels = _inputs_and_labels(batch)
+        if isinstance(inputs, dict):
+            features = _called_by_name(owner, model, {k: _on(device, a) for k, a in inputs.items()})
+        else:
+            inputs = _on(device, inputs)
+            features = inputs if model is None else model(inputs)
         if isinstance(features, Tensor) and features.ndim > 2 and features.shape[2:].numel() == 1:
             features = features.flatten(1)
-        _checks.embedding(owner, name, features)
-        yield features, parts[1] if len(parts) > 1 else None
+        if model is not None and not isinstance(features, Tensor):
+            raise TypeError(
+                f"{owner}: the model's result must be a tensor [B, D], got "
+                f"{type(features).__name__}; pass a function that returns the embedding, as "
+                "lambda **inputs: model(**inputs).pooler_output"
+            )
+        _checks.embedding(
+            owner, "a batch's embeddings" if model is None else "the model's result", features
+        )
+        yield features, labels
+
+
+def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """Of a dict the inputs are a dict; labels are None where a batch has none."""
+    if isinstance(batch, Mapping):
+        names = [name for name in _LABELS if name in batch]
+        inputs = {name: a for name, a in batch.items() if name not in names}
+        return inputs, batch[names[0]] if names else None
+    parts = batch if isinstance(batch, (tuple, list)) else (batch,)
+    return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _called_by_name(owner: str, model: Any, inputs: dict[str, Any]) -> Any:
+    """``model(**inputs)``; a single input whatever the model calls it."""
+    if model is None:
+        raise TypeError(
+            f"{owner}: a batch must be embeddings or begin with them, got a dict with the keys "
+            f"{list(inputs)}; pass the model, or a loader of tensors"
+        )
+    function = model.forward if isinstance(model, nn.Module) else model
+    try:
+        inspect.signature(function).bind(**inputs)
+    except TypeError as error:
+        if len(inputs) == 1:
+            return model(*inputs.values())
+        raise TypeError(
+            f"{owner}: the model must take the entries of a batch by name, got a batch with the "
+            f"keys {list(inputs)} and a model that does not ({error}); pass a function that does"
+        ) from error
+    except ValueError:  # some functions written in C do not say what they take
+        pass
+    return model(**inputs)
+
+
+def _on(device: torch.device | None, a: Any) -> Any:
+    if device is None or not isinstance(a, Tensor):
+        return a
+    return a.to(device, non_blocking=True)
 
 
 def labelled(
@@ -80,9 +130,12 @@ def labelled(
 
 
 def _labels_of(owner: str, batch: Any) -> Tensor:
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2 or not isinstance(batch[1], Tensor):
-        raise TypeError(f"{owner}: loader must give batches (inputs, labels)")
-    return batch[1]
+    _, labels = _inputs_and_labels(batch)
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f'{owner}: loader must give batches (inputs, labels) or dicts with "labels" or "label"'
+        )
+    return labels
 
 
 def _module_of(model: Any) -> nn.Module | None:

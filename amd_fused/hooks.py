@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from amd_fused import _module_paths
+from amd_fused import _checks, _module_paths
 
 # In place of a version: inference tensors do not count the writes into them.
 _UNCOUNTED = -1
+LAYOUTS = ("NCHW", "NHWC")
 
 
 class FeatureHooks:
@@ -36,9 +37,12 @@ class FeatureHooks:
     runs copies of the model, whose features would overwrite one another: that forward pass raises.
 
     Freshness: features belong to the last ``model(...)``; a new call drops the previous ones as it
-    begins. Call the model itself: ``model.forward(...)``, or a part of the model alone, does not
-    begin a forward pass, so layers that run again there count as having run twice. A layer that
-    runs twice in one forward pass (a shared module) raises when it is read. What activation
+    begins. Call the model itself: ``model.forward(...)``, ``model.forward_features(...)`` or a part
+    of the model alone does not begin a forward pass, so layers that run again there count as having
+    run twice. Where a training step of somebody else's makes such calls, hook the module that it
+    is itself (``FeatureHooks(task, ["student.layer1"])``), or call ``hooks.clear()`` before each
+    step. A layer that runs twice in one forward pass (a shared module) raises when it is read. What
+    ``torch.export`` runs does not count as a forward pass and leaves the features. What activation
     checkpointing computes again in the backward pass is ignored; with ``use_reentrant=True`` the
     features carry no gradient (its first pass builds no graph): use ``use_reentrant=False``.
 
@@ -59,20 +63,30 @@ class FeatureHooks:
         model: the module whose calls are forward passes.
         layers: module paths as in ``model.named_modules()``, each of a module that returns a
             tensor.
+        layout: how the layers' outputs lie: "NCHW", or "NHWC" for networks that compute with
+            [B, H, W, C] (Swin and its like): features are then views [B, C, H, W] of them. The
+            losses cannot see the difference and would take H for the channels.
 
     Raises:
-        TypeError: model is no module, or layers is no list of strings; when read: an output is no
-            tensor.
+        TypeError: model is no module, layers is no list of strings, or one is a TorchScript module;
+            when read: an output is no tensor.
         ValueError: layers is empty or has duplicates; a path does not exist (with near matches),
-            is ambiguous, or names a container that is never called.
+            is ambiguous, or names a container that is never called; when read: an output is not
+            4-D with layout "NHWC".
         RuntimeError: when read: no forward pass yet, a layer that did not run or ran twice, an
             in-place write, inference mode, a removed handle.
         KeyError: ``hooks[path]`` with a path that is not in ``layers``.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, layers: Iterable[str], *, layout: str = "NCHW") -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"FeatureHooks: model must be a module, got {type(model).__name__}")
+        _checks.choice("FeatureHooks", "layout", layout, LAYOUTS)
+        for module in _module_paths.unwrap(model):
+            _module_paths.refuse_script(
+                "FeatureHooks", "model must be a Python module, got", module
+            )
+        self._layout = layout
         self._layers = _module_paths.check("FeatureHooks", layers)
         modules = _module_paths.resolve("FeatureHooks", model, self._layers)
         self._store = store = _Store()
@@ -98,7 +112,15 @@ class FeatureHooks:
         """The output of one layer in the last forward pass."""
         if path not in self._layers:
             raise KeyError(f"FeatureHooks: {path!r} is not one of the layers {list(self._layers)}")
-        return self._store.read(path)
+        output = self._store.read(path)
+        if self._layout == "NCHW":
+            return output
+        if output.ndim != 4:
+            raise ValueError(
+                f'FeatureHooks: the output of {path!r} must be 4-D for layout="NHWC", got shape '
+                f"{tuple(output.shape)}"
+            )
+        return output.permute(0, 3, 1, 2)
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -132,7 +154,7 @@ class FeatureHooks:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The hooks of a copied model know nothing of a copied handle.
-        return _removed_handle, (self._layers,)
+        return _removed_handle, (self._layers, self._layout)
 
 
 class _Store:
@@ -173,7 +195,10 @@ class _Store:
             raise RuntimeError(
                 f"FeatureHooks: {path!r} ran {runs} times since the model was last called, so "
                 "which output is meant is unclear; hook a module that runs once (the block around "
-                "a shared layer), and call model(...), not model.forward(...) or a part of it"
+                "a shared layer), and call model(...), not model.forward(...) or a part of it; "
+                "where the training step does that (model.forward_features, say), give "
+                'FeatureHooks the module that is called (FeatureHooks(task, ["student.layer1"])), '
+                "or call hooks.clear() before each step"
             )
         if not isinstance(output, Tensor):
             raise TypeError(
@@ -201,7 +226,7 @@ class _Begin:
         self.store = store
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if self.store is None or not self.store.active:
+        if self.store is None or not self.store.active or torch.compiler.is_exporting():
             return
         if not torch.compiler.is_compiling():
             if _is_recomputation():
@@ -223,7 +248,7 @@ class _Record:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         store = self.store
-        if store is None or not store.active:
+        if store is None or not store.active or torch.compiler.is_exporting():
             return
         version: int | None = None
         if torch.compiler.is_compiling():
@@ -268,9 +293,9 @@ def _release(hooks: list[RemovableHandle], store: _Store) -> None:
     store.records = {}
 
 
-def _removed_handle(layers: tuple[str, ...]) -> FeatureHooks:
+def _removed_handle(layers: tuple[str, ...], layout: str) -> FeatureHooks:
     handle = object.__new__(FeatureHooks)
-    handle._layers = layers
+    handle._layers, handle._layout = layers, layout
     handle._store = _Store()
     handle._finalizer = weakref.finalize(handle, _release, [], handle._store)
     handle.remove()

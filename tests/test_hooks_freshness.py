@@ -276,3 +276,26 @@ def test_replicas_of_data_parallel_are_refused():
     with pytest.raises(RuntimeError, match=r"replicated by nn.DataParallel"):
         model.stem._replicate_for_data_parallel()(hooked_net.images())
     hooks.remove()
+
+
+def test_an_export_between_forward_and_reading_changes_nothing():
+    model = hooked_net.net().eval()
+    hooks = FeatureHooks(model, ["stem"])
+    model(hooked_net.images())
+    kept = hooks["stem"]
+    for strict in (False, True):
+        torch.export.export(model, (hooked_net.images(2),), strict=strict)
+        assert hooks["stem"] is kept
+
+
+def test_steps_that_never_call_the_model_are_told_what_helps():
+    """As timm's FeatureDistillationTask, which calls student.forward_features alone."""
+    model = hooked_net.net()
+    hooks = FeatureHooks(model, ["stem"])
+    for seed in (1, 2):
+        hooks.clear()
+        model.stem(hooked_net.images(seed))
+        assert hooks["stem"].shape == (2, 4, 6, 6)
+    model.stem(hooked_net.images())
+    with pytest.raises(RuntimeError, match=r"the module that is called .* hooks\.clear\(\) before"):
+        hooks["stem"]

@@ -10,6 +10,59 @@ from torch.optim.swa_utils import AveragedModel
 
 from amd_fused import FeatureHooks
 
+
+class DenseBlock(nn.ModuleDict):
+    """A container that is called, as DenseNet's blocks are."""
+
+    def forward(self, x):
+        for layer in self.values():
+            x = torch.cat([x, layer(x)], 1)
+        return x
+
+
+def test_a_container_with_a_forward_of_its_own_is_hooked():
+    block = DenseBlock({"a": nn.Conv2d(3, 2, 1), "b": nn.Conv2d(5, 2, 1)})
+    model = nn.Sequential(block, nn.ReLU())
+    hooks = FeatureHooks(model, ["0"])
+    model(hooked_net.images())
+    assert torch.equal(hooks["0"], block(hooked_net.images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_modules_are_refused_by_name():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    scripts = [torch.jit.script(net), torch.jit.trace(net, hooked_net.images())]
+    for script in scripts:
+        with pytest.raises(TypeError, match="model must be a Python module, got a TorchScript"):
+            FeatureHooks(script, ["0"])
+        with pytest.raises(TypeError, match="got '0', a TorchScript module"):
+            FeatureHooks(nn.Sequential(script, nn.ReLU()), ["0"])
+
+
+def test_networks_that_compute_with_channels_last_axes():
+    class Swin(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stage = nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.stage(x.permute(0, 2, 3, 1)).mean((1, 2))
+
+    model = Swin()
+    hooks = FeatureHooks(model, ["stage"], layout="NHWC")
+    expected = model.stage(hooked_net.images().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    model(hooked_net.images())
+    assert hooks["stage"].shape == (2, 5, 8, 8)
+    assert torch.equal(hooks.features[0], expected)
+    with pytest.raises(ValueError, match="layout must be one of 'NCHW', 'NHWC', got 'BHWC'"):
+        FeatureHooks(model, ["stage"], layout="BHWC")
+    tokens = nn.Sequential(nn.Linear(3, 5))
+    flat = FeatureHooks(tokens, ["0"], layout="NHWC")
+    tokens(torch.ones(2, 7, 3))
+    with pytest.raises(ValueError, match=r"must be 4-D for layout=\"NHWC\", got shape \(2, 7, 5\)"):
+        flat["0"]
+
+
 WRAPPERS = {
     "bare": lambda model: model,
     "data parallel": nn.DataParallel,
@@ -134,7 +187,9 @@ def test_bad_layers_are_named(layers, error, message):
 
 def test_a_container_that_is_never_called_is_refused():
     model = nn.ModuleDict({"blocks": nn.ModuleList([nn.ReLU()])})
-    with pytest.raises(ValueError, match="got 'blocks', a ModuleList, which never is; name one of"):
+    with pytest.raises(
+        ValueError, match="got 'blocks', a ModuleList, which has no forward; name one of"
+    ):
         FeatureHooks(model, ["blocks"])
 
 

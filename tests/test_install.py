@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,32 @@ def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_er
         assert left_out["built"] is False
         assert left_out["why"] == f"torch {torch.__version__} has no CUDA"
         assert "set AMD_FUSED_CUDA=1" in left_out["remedy"]
+
+
+def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
+    copy = tmp_path / "sources"
+    left_out = (
+        ".git",
+        ".venv",
+        "build",
+        "dist",
+        "runs",
+        "*.egg-info",
+        "__pycache__",
+        "*.so",
+        ".*cache",
+    )
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    needed = {
+        str(path.relative_to(copy))
+        for folder in ("amd_fused", "benchmarks", "csrc", "tests")
+        for path in (copy / folder).rglob("*")
+        if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")
+    }
+    needed |= {"Makefile", "constraints.txt", "tests/data/released.json", ".ci/run"}
+    assert needed - packed == set()

@@ -23,7 +23,7 @@ from amd_fused import reference
 TOLERANCE = {torch.float32: (2e-6, 5e-6), torch.float64: (1e-13, 1e-12)}
 FUSED = ["cpp", "triton"]
 SHAPES = {
-    "two numbers": (1, 2),  # no class to choose
+    "one row": (1, 3),
     "three classes": (2, 3),
     "narrow": (3, 5),  # narrower than any vector
     "one vector": (2, 16),

@@ -6,11 +6,12 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from amd_fused import NDLoss, class_means
+from amd_fused import LSHLoss, NDLoss, class_means
 
 CLASSES, WIDTH = 4, 6
 
@@ -170,3 +171,49 @@ def test_message_names_what_is_wrong(
 ) -> None:
     with pytest.raises(error, match=message):
         class_means(*arguments)
+
+
+class Encoder(nn.Module):
+    """Takes its inputs by name, as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Buffer(torch.ones(()))
+
+    def forward(self, pixel_values: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return (pixel_values + self.shift) * attention_mask
+
+
+def dict_batch(labels: str) -> dict[str, torch.Tensor]:
+    pixels = torch.arange(160.0).view(20, 8)
+    mask = torch.full((20, 1), 2.0)
+    return {"pixel_values": pixels, "attention_mask": mask, labels: torch.arange(20) % 10}
+
+
+@pytest.mark.parametrize("labels", ["labels", "label"])
+def test_batches_that_are_dicts(labels: str) -> None:
+    batch = dict_batch(labels)
+    embeddings = 2 * (batch["pixel_values"] + 1)
+    expected = (embeddings[:10] + embeddings[10:]) / 2
+    assert torch.equal(class_means(Encoder(), [batch], np.int64(10)), expected)
+    assert torch.equal(class_means(embeddings, [batch], 10), expected)
+    bias = LSHLoss(8, 16)
+    bias.init_bias([batch], Encoder())
+    plain = LSHLoss(8, 16)
+    plain.load_state_dict(bias.state_dict())
+    plain.init_bias(embeddings)
+    assert torch.equal(plain.bias, bias.bias)
+
+
+def test_a_single_input_needs_no_name_and_others_are_said() -> None:
+    batch = dict_batch("labels")
+    one = {"pixel_values": batch["pixel_values"], "labels": batch["labels"]}
+    assert class_means(nn.Flatten(), [one], 10).shape == (10, 8)
+    with pytest.raises(TypeError, match=r"keys \['pixel_values', 'attention_mask'\] and a model"):
+        class_means(nn.Flatten(), [batch], 10)
+    with pytest.raises(TypeError, match=r"must be a tensor \[B, D\], got dict; pass a function"):
+        class_means(lambda **inputs: inputs, [batch], 10)
+    with pytest.raises(TypeError, match=r"got a dict with the keys .*; pass the model"):
+        LSHLoss(8, 16).init_bias([batch])
+    with pytest.raises(TypeError, match="num_classes must be an integer, got float64"):
+        class_means(nn.Flatten(), [one], np.float64(10))

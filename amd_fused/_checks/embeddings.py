@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ LSH_KINDS = ("bce", "l2", "l1")
 
 def count(owner: str, name: str, value: Any) -> None:
     """An integer >= 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, torch.SymInt)):
         raise TypeError(f"{owner}: {name} must be an integer, got {kind(value)}")
     if value < 1:
         raise ValueError(f"{owner}: {name} must be >= 1, got {value}")

@@ -106,8 +106,9 @@ def class_means(
             or any function that returns [B, D] (or [B, D, 1, 1]). A module, or the module a bound
             method belongs to (``teacher.forward_features``), is run in evaluation mode, and each
             of its submodules then gets its own mode back. Or the embeddings themselves, [N, D].
-        loader: batches ``(inputs, labels)``, further entries are not looked at; inputs that are a
-            tensor are moved to the module's device. What it gives is averaged: switch augmentation
+        loader: batches ``(inputs, labels)``, further entries are not looked at; or dicts with
+            "labels" or "label", whose other entries go to the model by name, ``model(**inputs)``.
+            Tensors are moved to the module's device. What it gives is averaged: switch augmentation
             off unless the means shall be over it. With embeddings [N, D]: their labels [N], or such
             a loader in the same order, not shuffled.
         num_classes: K; labels are 0 to K - 1.

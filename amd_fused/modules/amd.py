@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import amd_loss
@@ -13,7 +14,7 @@ from amd_fused.functional import amd_loss
 Features = Tensor | Sequence[Tensor]
 
 
-class AMDLoss(nn.Module):
+class AMDLoss(_Loss):
     """Angular Margin based Distillation loss as a module: :func:`amd_loss` with fixed options.
 
     ``AMDLoss(**options)(student, teacher) == amd_loss(student, teacher, **options)``

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import at_loss
 
 
-class ATLoss(nn.Module):
+class ATLoss(_Loss):
     """Attention transfer as a module: :func:`at_loss` with fixed options.
 
     ``ATLoss(p, mode)(student, teacher) == at_loss(student, teacher, p, mode)``

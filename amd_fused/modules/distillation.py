@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import kd_loss
@@ -19,7 +20,7 @@ _TEMPERATURE = 4.0
 _FEATURE_WEIGHT = 5000.0
 
 
-class DistillationLoss(nn.Module):
+class DistillationLoss(_Loss):
     """The whole objective of a distilled student: labels, the teacher's logits, its features.
 
     As::

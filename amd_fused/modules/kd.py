@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks, reference
 from amd_fused.functional import kd_loss, spherical_kd_loss
 
 
-class KDLoss(nn.Module):
+class KDLoss(_Loss):
     """Knowledge distillation as a module: :func:`kd_loss` with fixed options.
 
     ``KDLoss(tau)(student_logits, teacher_logits) == kd_loss(student_logits, teacher_logits, tau)``
@@ -40,7 +41,7 @@ class KDLoss(nn.Module):
         return f"temperature={self.temperature!r}, backend={self.backend!r}"
 
 
-class SphericalKDLoss(nn.Module):
+class SphericalKDLoss(_Loss):
     """Spherical knowledge distillation as a module: :func:`spherical_kd_loss` with fixed options.
 
     As::

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks, _hash_bias, _teacher_pass
 from amd_fused.functional import lsh_loss
@@ -20,7 +21,7 @@ _STATISTICS: dict[str, type[_hash_bias.MedianHash] | type[_hash_bias.MeanHash]] 
 }
 
 
-class LSHLoss(nn.Module):
+class LSHLoss(_Loss):
     """LSH loss as a module: :func:`lsh_loss` with frozen random hyperplanes.
 
     As::
@@ -138,7 +139,7 @@ class LSHLoss(nn.Module):
         Args:
             teacher_features: embeddings [N, D], or a loader of them: batches that are a tensor
                 [B, D] or begin with one. With a model: a loader of its inputs, batches that are
-                inputs or begin with them.
+                inputs or begin with them, or dicts of them, ``model(**inputs)``.
             model: the teacher up to its embeddings, as in :func:`amd_fused.class_means`; a module
                 is run in evaluation mode and gets its modes back.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import nd_loss
 from amd_fused.modules.following import follow
 
 
-class NDLoss(nn.Module):
+class NDLoss(_Loss):
     """ND loss (KD++) as a module: :func:`nd_loss` with the class means of one teacher.
 
     ``NDLoss(class_means)(student, teacher, target) == nd_loss(student, teacher, target,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import rkd_loss
 
 
-class RKDLoss(nn.Module):
+class RKDLoss(_Loss):
     """Relational knowledge distillation as a module: :func:`rkd_loss` with fixed options.
 
     ``RKDLoss(25, 50)(student, teacher) == rkd_loss(student, teacher, 25, 50)``

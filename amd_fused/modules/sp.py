@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.loss import _Loss
 
 from amd_fused import _checks
 from amd_fused.functional import sp_loss
 
 
-class SPLoss(nn.Module):
+class SPLoss(_Loss):
     """Similarity-preserving distillation as a module: :func:`sp_loss` with fixed options.
 
     ``SPLoss(norm_p)(student, teacher) == sp_loss(student, teacher, norm_p)``

@@ -175,10 +175,12 @@ def kd_cases() -> Described:
     ):
         collected: list[Launch] = []
         z = torch.empty(256 if width > 2 else 1, width, dtype=dtype, device="meta")
-        options = (norm, multiplier)
-        loss, rows = kd.kd_fwd_triton(z, z, 4.0, *options, submit=collected.extend)
+        numbers = torch.tensor([4.0, multiplier or 0.0], dtype=torch.float64)
+        loss, rows = kd.kd_fwd_triton(
+            z, z, numbers, norm, multiplier is not None, submit=collected.extend
+        )
         both = multiplier is not None
-        kd.kd_bwd_triton(loss, z, z, rows, 4.0, True, both, submit=collected.extend)
+        kd.kd_bwd_triton(loss, z, z, rows, numbers, True, both, submit=collected.extend)
         case = {"loss": "kd", "width": width, "dtype": str(dtype).removeprefix("torch.")}
         yield case | {"norm": norm, "multiplier": multiplier}, collected
 

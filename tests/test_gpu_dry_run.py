@@ -35,7 +35,6 @@ def finished(tmp_path_factory):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     stem = next(folder.glob("*.log")).stem

@@ -39,11 +39,13 @@ def test_opcheck_passes(
     forward, backward = (
         getattr(torch.ops.amd_fused, f"kd_{step}_{backend}").default for step in ("fwd", "bwd")
     )
-    options = (4.0, NORMS[form.get("norm")], form.get("multiplier"))
+    multiplier = form.get("multiplier")
+    numbers = torch.tensor([4.0, multiplier or 0.0], dtype=torch.float64)
+    options = (numbers, NORMS[form.get("norm")], multiplier is not None)
     loss, rows = forward(z_s, z_t, *options)
     for operator, arguments in (
         (forward, (z_s, z_t, *options)),
-        (backward, (torch.ones_like(loss), z_s, z_t, rows, 4.0, *wanted)),
+        (backward, (torch.ones_like(loss), z_s, z_t, rows, numbers, *wanted)),
     ):
         assert set(torch.library.opcheck(operator, arguments).values()) == {"SUCCESS"}
 

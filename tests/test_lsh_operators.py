@@ -47,7 +47,7 @@ def test_reference_has_second_derivatives_and_the_fused_raise(kind: str) -> None
 def test_opcheck_passes(backend: str, kind: str, needs_grad: list[bool]) -> None:
     given = inputs((3, 5), 6)
     operator = getattr(torch.ops.amd_fused, f"lsh_fwd_{backend}").default
-    results = torch.library.opcheck(operator, (*given, kind, 1.0, needs_grad))
+    results = torch.library.opcheck(operator, (*given, kind, torch.ones(1).double(), needs_grad))
     assert set(results.values()) == {"SUCCESS"}
 
 

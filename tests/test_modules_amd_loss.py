@@ -18,9 +18,9 @@ OPTIONS = {
     "scale": 30.0,
     "local_weight": 0.5,
     "formula": "released",
-    "component_weights": (1.0, 2.0, 0.5),
+    "component_weights": [1.0, 2.0, 0.5],
     "mask_threshold": 0.5,
-    "layer_weights": (1.0, 3.0),
+    "layer_weights": [1.0, 3.0],
     "eps": 1e-3,
     "reduction": "none",
     "align": "adaptive_avg",
@@ -63,7 +63,7 @@ def test_passes_every_option_on(monkeypatch):
 def test_prints_all_its_settings_in_the_order_of_the_signature():
     assert repr(AMDLoss(layer_weights=[1.0, 2.0])) == (
         "AMDLoss(margin=1.35, scale=64.0, local_weight=0.2, formula='paper', "
-        "component_weights=(1.0, 1.0, 1.0), mask_threshold=None, layer_weights=(1.0, 2.0), "
+        "component_weights=[1.0, 1.0, 1.0], mask_threshold=None, layer_weights=[1.0, 2.0], "
         "eps=1e-06, reduction='mean', align='error', backend='auto')"
     )
 
@@ -86,7 +86,7 @@ def test_does_not_share_a_list_with_its_caller():
     weights = [1.0, 2.0]
     loss = AMDLoss(layer_weights=weights)
     weights[0] = -1.0
-    assert loss.layer_weights == (1.0, 2.0)
+    assert loss.layer_weights == [1.0, 2.0]
 
 
 @pytest.mark.parametrize(

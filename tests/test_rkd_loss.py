@@ -214,7 +214,7 @@ def test_memory_is_sixteen_matrices_of_the_batchs_square(one_thread: None) -> No
 def test_opcheck_passes(needs_grad: list[bool]) -> None:
     student, teacher = torch.randn(4, 3), torch.randn(4, 2, 2)
     operators = torch.ops.amd_fused
-    arguments = (student, teacher, 25.0, 50.0, needs_grad)
+    arguments = (student, teacher, torch.tensor([25.0, 50.0]).double(), needs_grad)
     forward = torch.library.opcheck(operators.rkd_fwd.default, arguments)
     d_square = torch.randn(4, 4, dtype=torch.float64)
     backward = torch.library.opcheck(

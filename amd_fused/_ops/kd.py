@@ -2,7 +2,8 @@
 
 ``amd_fused::kd_fwd_<backend>`` returns the loss and eleven numbers a row, from which
 ``amd_fused::kd_bwd_<backend>`` makes the gradients in one pass over the logits; their layout is the
-backend's own. Imports neither Triton nor the extension.
+backend's own. ``numbers`` is [2] float64 on the CPU: temperature, and the radius of the spherical
+form if it has a fixed one. Imports neither Triton nor the extension.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._ops.numbers import as_tensor
 from amd_fused._ops.saving import save, saved
 from amd_fused._ops.second_order import once_differentiable
 from amd_fused.reference import compute_dtype
@@ -21,11 +23,11 @@ NORMS = {None: 0, "std": 1, "l2": 2}  # the numbers of csrc/cpu/kd_rows.h and ke
 ROW_NUMBERS = 11
 
 _FWD_SCHEMA = (
-    "(Tensor student, Tensor teacher, float temperature, int norm, float? multiplier)"
+    "(Tensor student, Tensor teacher, Tensor numbers, int norm, bool fixed_radius)"
     " -> (Tensor, Tensor)"
 )
 _BWD_SCHEMA = (
-    "(Tensor grad_loss, Tensor student, Tensor teacher, Tensor rows, float temperature, "
+    "(Tensor grad_loss, Tensor student, Tensor teacher, Tensor rows, Tensor numbers, "
     "bool student_grad, bool teacher_grad) -> Tensor[]"
 )
 
@@ -55,10 +57,12 @@ def kd_fwd(
     grad_enabled = torch.is_grad_enabled()
     student_grad = grad_enabled and student.requires_grad
     teacher_grad = grad_enabled and teacher.requires_grad
-    options = (temperature, NORMS[norm], multiplier)
+    fixed_radius = multiplier is not None
+    numbers = as_tensor(temperature, multiplier if multiplier is not None else 0.0)
+    options = (NORMS[norm], fixed_radius)
     if not (student_grad or teacher_grad):
-        return _operator("fwd", backend)(student, teacher, *options)[0]
-    return _KD.apply(backend, (*options, student_grad, teacher_grad), student, teacher)
+        return _operator("fwd", backend)(student, teacher, numbers, *options)[0]
+    return _KD.apply(backend, (*options, student_grad, teacher_grad), student, teacher, numbers)
 
 
 class _KD(torch.autograd.Function):
@@ -66,25 +70,29 @@ class _KD(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, backend: str, options: tuple[Any, ...], student: Tensor, teacher: Tensor
+        ctx: Any,
+        backend: str,
+        options: tuple[Any, ...],
+        student: Tensor,
+        teacher: Tensor,
+        numbers: Tensor,
     ) -> Tensor:
-        loss, rows = _operator("fwd", backend)(student, teacher, *options[:3])
-        save(ctx, student, teacher, rows)
+        loss, rows = _operator("fwd", backend)(student, teacher, numbers, *options[:2])
+        save(ctx, student, teacher, rows, numbers)
         ctx.backend, ctx.options = backend, options
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
-        backend, (temperature, norm, _, student_grad, teacher_grad) = ctx.backend, ctx.options
+        backend, (norm, _, student_grad, teacher_grad) = ctx.backend, ctx.options
 
         def gradients(*tensors: Tensor) -> list[Tensor]:
-            operator = _operator("bwd", backend)
-            return operator(*tensors, temperature, student_grad, teacher_grad)
+            return _operator("bwd", backend)(*tensors, student_grad, teacher_grad)
 
         owner = "spherical_kd_loss" if norm else "kd_loss"
         found = once_differentiable(owner, backend, gradients, grad_loss, *saved(ctx))
         d_z_s, d_z_t = found[0] if student_grad else None, found[-1] if teacher_grad else None
-        return None, None, d_z_s, d_z_t
+        return None, None, d_z_s, d_z_t, None
 
 
 def _operator(step: str, backend: str) -> Any:
@@ -102,7 +110,7 @@ def _kd_bwd_fake(
     student: Tensor,
     teacher: Tensor,
     rows: Tensor,
-    temperature: float,
+    numbers: Tensor,
     student_grad: bool,
     teacher_grad: bool,
 ) -> list[Tensor]:

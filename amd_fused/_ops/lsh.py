@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._ops.numbers import as_tensor
 from amd_fused._ops.second_order import once_differentiable
 from amd_fused.reference import compute_dtype
 from amd_fused.reference.lsh import without_autocast
@@ -25,8 +26,8 @@ HASH_BYTES = 64 << 20
 LEAST_ROWS = 64
 
 _FWD_SCHEMA = (
-    "(Tensor student, Tensor teacher, Tensor weight, Tensor? bias, str kind, float l2_weight, "
-    "bool[] needs_grad) -> (Tensor, Tensor[])"
+    "(Tensor student, Tensor teacher, Tensor weight, Tensor? bias, str kind, Tensor numbers, "
+    "bool[] needs_grad) -> (Tensor, Tensor[])"  # numbers: [1] float64 on the CPU, l2_weight
 )
 # hash_s, hash_t [R, H] in the compute dtype, contiguous; bias [H] or None. Returns partial sums of
 # the cross-entropy, of any shape; with needs_grad, hash_s becomes the gradient of their sum by it.
@@ -49,10 +50,11 @@ def lsh_fwd(
     Arguments as :func:`amd_fused.lsh_loss`, checked.
     """
     needs_grad = [torch.is_grad_enabled() and a.requires_grad for a in (student, teacher)]
+    numbers = as_tensor(l2_weight)
     if not any(needs_grad):
         operator = _operator(backend)
-        return operator(student, teacher, weight, bias, kind, l2_weight, needs_grad)[0]
-    return _LSH.apply(backend, needs_grad, student, teacher, weight, bias, kind, l2_weight)
+        return operator(student, teacher, weight, bias, kind, numbers, needs_grad)[0]
+    return _LSH.apply(backend, needs_grad, student, teacher, weight, bias, kind, numbers)
 
 
 class _LSH(torch.autograd.Function):
@@ -66,10 +68,10 @@ class _LSH(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         kind: str,
-        l2_weight: float,
+        numbers: Tensor,
     ) -> Tensor:
         operator = _operator(backend)
-        loss, slopes = operator(student, teacher, weight, bias, kind, l2_weight, needs_grad)
+        loss, slopes = operator(student, teacher, weight, bias, kind, numbers, needs_grad)
         wanted = [a for a, needed in zip((student, teacher), needs_grad, strict=True) if needed]
         # The inputs only so that a second derivative by them is noticed.
         ctx.save_for_backward(*slopes, *wanted)
@@ -107,9 +109,10 @@ def _lsh_fwd(
     weight: Tensor,
     bias: Tensor | None,
     kind: str,
-    l2_weight: float,
+    numbers: Tensor,
     needs_grad: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor]]:
+    l2_weight = numbers.item()
     dtype = compute_dtype([student, teacher])
     (batch, width), hashes = student.shape, weight.shape[0]
     w, b = weight.to(dtype), None if bias is None else bias.to(dtype).contiguous()
@@ -163,7 +166,7 @@ def _lsh_fwd_fake(
     weight: Tensor,
     bias: Tensor | None,
     kind: str,
-    l2_weight: float,
+    numbers: Tensor,
     needs_grad: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor]]:
     dtype = compute_dtype([student, teacher])

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from amd_fused._ops.numbers import as_tensor
 from amd_fused.reference import compute_dtype
 
 # Numbers in a buffer: 1 MiB stays near a CPU's cores; a GPU wants fewer and larger launches.
@@ -27,8 +28,8 @@ _CHUNK_ELSEWHERE = 1 << 23
 
 _LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
 _LIBRARY.define(
-    "rkd_fwd(Tensor student, Tensor teacher, float distance_weight, float angle_weight, "
-    "bool[] needs_grad) -> (Tensor, Tensor[])"
+    "rkd_fwd(Tensor student, Tensor teacher, Tensor numbers, bool[] needs_grad)"
+    " -> (Tensor, Tensor[])"  # numbers: [2] float64 on the CPU, the weights of distances and angles
 )
 _LIBRARY.define("rkd_bwd(Tensor grad_loss, Tensor embeddings, Tensor d_square) -> Tensor")
 
@@ -43,7 +44,7 @@ def rkd_fwd(
     """
     grad_enabled = torch.is_grad_enabled()
     needs_grad = [grad_enabled and a.requires_grad for a in (student, teacher)]
-    return _RKD.apply(student, teacher, distance_weight, angle_weight, needs_grad)
+    return _RKD.apply(student, teacher, as_tensor(distance_weight, angle_weight), needs_grad)
 
 
 class _RKD(torch.autograd.Function):
@@ -52,13 +53,11 @@ class _RKD(torch.autograd.Function):
         ctx: Any,
         student: Tensor,
         teacher: Tensor,
-        distance_weight: float,
-        angle_weight: float,
+        numbers: Tensor,
         needs_grad: list[bool],
     ) -> Tensor:
-        loss, d_squares = torch.ops.amd_fused.rkd_fwd.default(
-            student, teacher, distance_weight, angle_weight, needs_grad
-        )
+        operator = torch.ops.amd_fused.rkd_fwd.default
+        loss, d_squares = operator(student, teacher, numbers, needs_grad)
         both = zip((student, teacher), needs_grad, strict=True)
         ctx.save_for_backward(*(a for a, needed in both if needed), *d_squares)
         ctx.needs_grad = needs_grad
@@ -72,7 +71,7 @@ class _RKD(torch.autograd.Function):
         function = _NoSecondOrder.apply if differentiated_again else _backward
         pairs = zip(saved[:half], saved[half:], strict=True)
         grads = iter([function(grad_loss, x, d_square) for x, d_square in pairs])
-        return *(next(grads) if needed else None for needed in ctx.needs_grad), None, None, None
+        return *(next(grads) if needed else None for needed in ctx.needs_grad), None, None
 
 
 class _NoSecondOrder(torch.autograd.Function):
@@ -103,12 +102,9 @@ class _Side(NamedTuple):
 
 
 def _rkd_fwd(
-    student: Tensor,
-    teacher: Tensor,
-    distance_weight: float,
-    angle_weight: float,
-    needs_grad: Sequence[bool],
+    student: Tensor, teacher: Tensor, numbers: Tensor, needs_grad: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor]]:
+    distance_weight, angle_weight = numbers.tolist()
     sides = [_side(student), _side(teacher)]
     loss = sides[0].square.new_zeros(())
     d_squares = [torch.zeros_like(side.square) for side in sides]
@@ -221,11 +217,7 @@ def _rkd_bwd(grad_loss: Tensor, embeddings: Tensor, d_square: Tensor) -> Tensor:
 
 
 def _rkd_fwd_fake(
-    student: Tensor,
-    teacher: Tensor,
-    distance_weight: float,
-    angle_weight: float,
-    needs_grad: Sequence[bool],
+    student: Tensor, teacher: Tensor, numbers: Tensor, needs_grad: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor]]:
     batch, features = student.shape[0], [student, teacher]
     widest = torch.float32 if student.device.type == "mps" else torch.float64

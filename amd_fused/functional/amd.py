@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from amd_fused import _backends, _checks, _margin, _ops, reference
+from amd_fused import _backends, _checks, _ops, reference
 
 
 def amd_loss(
@@ -117,23 +116,19 @@ def amd_loss(
         )
     features = students + teachers
     _checks.no_forward_mode("amd_loss", chosen, features)
-    double = reference.compute_dtype(features) == torch.float64
     layers = len(students)
     per_sample = _ops.amd_fwd(
         chosen,
         students,
         teachers,
-        # Not float(margin): under torch.compile a margin that changes is symbolic, and only this
-        # makes it the number that the coefficients are computed from (a new one compiles anew).
-        _margin.margin_polynomial(margin.__float__(), double),
-        float(margin),
-        float(scale),
-        float(local_weight),
-        formula == "released",
-        [float(w) for w in component_weights],
-        None if mask_threshold is None else float(mask_threshold),
-        [float(w) / layers for w in (layer_weights or [1.0] * layers)],
-        float(eps),
-        reduction != "batchmean",
+        margin=margin,
+        scale=scale,
+        local_weight=local_weight,
+        released=formula == "released",
+        component_weights=component_weights,
+        mask_threshold=mask_threshold,
+        layer_weights=[w / layers for w in (layer_weights or [1.0] * layers)],
+        eps=eps,
+        position_mean=reduction != "batchmean",
     )
     return per_sample if reduction == "none" else per_sample.mean()

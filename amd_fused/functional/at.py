@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from amd_fused import _backends, _checks, _margin, _ops, reference
+from amd_fused import _backends, _checks, _ops, reference
 
 
 def at_loss(
@@ -75,23 +74,21 @@ def at_loss(
         return reference.at_loss(students, teachers, p=p, mode=mode, layer_weights=layer_weights)
     features = students + teachers
     _checks.no_forward_mode(owner, chosen, features)
-    double = reference.compute_dtype(features) == torch.float64
     # derived: the AMD loss of whole maps with the weights (0, 3, 0) and eps = 0 is D_p, this loss.
     # The other terms count for nothing; a margin of 1 makes theirs the shortest polynomial.
     per_sample = _ops.amd_fwd(
         chosen,
         students,
         teachers,
-        _margin.margin_polynomial(1.0, double),
-        1.0,  # margin
-        1.0,  # scale
-        0.0,  # local_weight
-        False,  # released
-        [0.0, 3.0, 0.0],
-        None,  # mask_threshold
-        [float(w) for w in (layer_weights or [1.0] * len(students))],
-        0.0,  # eps
-        mode == "code",
+        margin=1.0,
+        scale=1.0,
+        local_weight=0.0,
+        released=False,
+        component_weights=(0.0, 3.0, 0.0),
+        mask_threshold=None,
+        layer_weights=layer_weights or [1.0] * len(students),
+        eps=0.0,
+        position_mean=mode == "code",
     )
     return per_sample.mean()
 

@@ -52,7 +52,7 @@ def kd_loss(
     if chosen == "reference":
         return reference.kd_loss(student_logits, teacher_logits, temperature)
     _checks.no_forward_mode("kd_loss", chosen, (student_logits, teacher_logits))
-    return _ops.kd_fwd(chosen, student_logits, teacher_logits, float(temperature))
+    return _ops.kd_fwd(chosen, student_logits, teacher_logits, temperature)
 
 
 def spherical_kd_loss(
@@ -119,7 +119,7 @@ def spherical_kd_loss(
         chosen,
         student_logits,
         teacher_logits,
-        float(temperature),
+        temperature,
         norm,
-        None if multiplier is None else float(multiplier),
+        multiplier,
     )

@@ -82,4 +82,4 @@ def lsh_loss(
     if chosen == "reference":
         return reference.lsh_loss(student, teacher, weight, bias, kind=kind, l2_weight=l2_weight)
     _checks.no_forward_mode(owner, chosen, [student, teacher])
-    return _ops.lsh_fwd(chosen, student, teacher, weight, bias, kind, float(l2_weight))
+    return _ops.lsh_fwd(chosen, student, teacher, weight, bias, kind, l2_weight)

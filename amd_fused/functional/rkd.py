@@ -70,6 +70,6 @@ def rkd_loss(
     weights = layer_weights or [1.0] * len(students)
     total = torch.zeros((), dtype=dtype, device=students[0].device)
     for weight, a_s, a_t in zip(weights, students, teachers, strict=True):
-        loss = _ops.rkd_fwd(a_s, a_t, float(distance_weight), float(angle_weight))
+        loss = _ops.rkd_fwd(a_s, a_t, distance_weight, angle_weight)
         total = total + weight * loss
     return total

@@ -41,24 +41,25 @@ MANY_PROGRAMS, ROWS_TILE = 512, 1024
 def kd_fwd_triton(
     student: Tensor,
     teacher: Tensor,
-    temperature: float,
+    numbers: Tensor,
     norm: int,
-    multiplier: float | None,
+    fixed_radius: bool,
     submit: Callable[[Sequence[Launch]], None] = run_all,
 ) -> tuple[Tensor, Tensor]:
     """The operator `kd_fwd` of amd_fused/_ops/kd.py, which describes arguments and result."""
     batch, width = student.shape
+    temperature, multiplier = numbers.tolist()
     dtype = compute_dtype([student, teacher])
     losses = student.new_empty(batch, dtype=dtype)
     rows = student.new_empty(batch, NUMBERS, dtype=dtype)
     args = (
         student, teacher, losses, rows, batch, width, *student.stride(), *teacher.stride(),
-        *_two_floats(1 / temperature), *_two_floats(multiplier or 0.0),
+        *_two_floats(1 / temperature), *_two_floats(multiplier),
         *_two_floats(temperature**2 / batch),
     )  # fmt: skip
     constants = {
         "NORM": norm,
-        "FIXED_RADIUS": multiplier is not None,
+        "FIXED_RADIUS": fixed_radius,
         "ALIGN": _alignment(student, teacher),
     }
     if width <= MAX_TILE[dtype]:
@@ -85,13 +86,14 @@ def kd_bwd_triton(
     student: Tensor,
     teacher: Tensor,
     rows: Tensor,
-    temperature: float,
+    numbers: Tensor,
     student_grad: bool,
     teacher_grad: bool,
     submit: Callable[[Sequence[Launch]], None] = run_all,
 ) -> list[Tensor]:
     """The operator `kd_bwd` of amd_fused/_ops/kd.py."""
     batch, width = student.shape
+    temperature = numbers[0].item()
     inputs = ((student, student_grad), (teacher, teacher_grad))
     gradients = [torch.empty_like(z) for z, needed in inputs if needed]
     # The kernel does not touch the gradient that nobody wants: any tensor stands for it.

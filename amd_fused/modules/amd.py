@@ -20,7 +20,9 @@ class AMDLoss(_Loss):
     ``AMDLoss(**options)(student, teacher) == amd_loss(student, teacher, **options)``
 
     Takes the keywords of :func:`amd_loss`, whose documentation explains them, the shapes and the
-    result. No parameters and no buffers. The options are attributes of the same names.
+    result. No parameters and no buffers. The options are attributes of the same names,
+    and may be changed between calls; under torch.compile further values compile nothing new (of
+    weights: lists, not tuples).
 
     Raises:
         TypeError, ValueError: an option breaks its rule (at construction), or the features do
@@ -57,9 +59,9 @@ class AMDLoss(_Loss):
         self.align = align
         self.backend = backend
         _checks.amd_options("AMDLoss", **self._options())
-        # Tuples: a list would stay shared with the caller, who may change it later.
-        self.component_weights = tuple(component_weights)
-        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+        # Lists of its own: torch.compile makes a constant of every tuple of numbers.
+        self.component_weights = list(component_weights)
+        self.layer_weights = None if layer_weights is None else list(layer_weights)
 
     def forward(self, student: Features, teacher: Features) -> Tensor:
         return amd_loss(student, teacher, **self._options())

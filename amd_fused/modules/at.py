@@ -42,7 +42,7 @@ class ATLoss(_Loss):
         self.p = p
         self.mode = mode
         # A tuple: a list would stay shared with the caller, who may change it later.
-        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+        self.layer_weights = None if layer_weights is None else list(layer_weights)
         self.align = align
         self.backend = backend
 

@@ -43,7 +43,7 @@ class RKDLoss(_Loss):
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
         # A tuple: a list would stay shared with the caller, who may change it later.
-        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+        self.layer_weights = None if layer_weights is None else list(layer_weights)
 
     def forward(
         self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]

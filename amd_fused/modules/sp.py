@@ -31,7 +31,7 @@ class SPLoss(_Loss):
         _checks.sp_options("SPLoss", norm_p=norm_p, layer_weights=layer_weights)
         self.norm_p = norm_p
         # A tuple: a list would stay shared with the caller, who may change it later.
-        self.layer_weights = None if layer_weights is None else tuple(layer_weights)
+        self.layer_weights = None if layer_weights is None else list(layer_weights)
 
     def forward(
         self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]

@@ -55,7 +55,8 @@ void backward(T weight, const Matrix& z_s, const Matrix& z_t, const KdRow<T>* ro
 
 // Schema and meaning of the arguments: amd_fused/_ops/kd.py.
 std::vector<Tensor> kd_bwd(Tensor grad_loss, Tensor student, Tensor teacher, Tensor rows,
-                           double temperature, bool student_grad, bool teacher_grad) {
+                           Tensor numbers, bool student_grad, bool teacher_grad) {
+  const double temperature = *static_cast<const double*>(numbers.data_ptr());
   STD_TORCH_CHECK(rows.is_contiguous() && rows.scalar_type() == grad_loss.scalar_type() &&
                       rows.size(1) == kKdRowNumbers,
                   "kd_bwd: rows must be the tensor that kd_fwd returned");

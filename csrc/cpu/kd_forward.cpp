@@ -139,9 +139,11 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
 
 // Schema and meaning of the arguments: amd_fused/_ops/kd.py, which is the only caller and has
 // checked them.
-std::tuple<Tensor, Tensor> kd_fwd(Tensor student, Tensor teacher, double temperature, int64_t norm,
-                                  std::optional<double> multiplier) {
-  const Options options{temperature, LogitNorm(norm), multiplier};
+std::tuple<Tensor, Tensor> kd_fwd(Tensor student, Tensor teacher, Tensor numbers, int64_t norm,
+                                  bool fixed_radius) {
+  const double* number = static_cast<const double*>(numbers.data_ptr());
+  const Options options{number[0], LogitNorm(norm),
+                        fixed_radius ? std::optional<double>(number[1]) : std::nullopt};
   return any_double({student, teacher}) ? forward<double>(student, teacher, options)
                                         : forward<float>(student, teacher, options);
 }

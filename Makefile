@@ -24,10 +24,10 @@ demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with an
 paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds: table and report
 	$(BIN)/amd-fused sweep --recipe digits --output-dir runs/paper-digits $(ARGS)
 
-test: $(STAMPS)/test-distill ## run the tests
+test: $(STAMPS)/test-distill-vision ## run the tests
 	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(STAMPS)/dev-distill ## check format, style and types
+lint: $(STAMPS)/dev-distill-vision ## check format, style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -65,7 +65,7 @@ $(STAMPS)/build: $(STAMPS)/torch $(STAMPS)/settings $(SOURCES)
 	@touch $@
 
 # The extras of a stamp's name, with - between them.
-$(STAMPS)/distill $(STAMPS)/test-distill $(STAMPS)/dev-distill $(STAMPS)/bench: \
+$(STAMPS)/distill $(STAMPS)/test-distill-vision $(STAMPS)/dev-distill-vision $(STAMPS)/bench: \
 		$(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/build
 	@echo "Installing the extras: $(subst -, and ,$*)"
 	@$(PIP) --no-build-isolation --editable '.[$(subst -,$(comma),$*)]'

@@ -153,6 +153,15 @@ def test_pairs_that_cannot_be_compared_are_refused(teacher, maps_t, maps_s, size
     assert "\n" not in str(raised.value)
 
 
+def test_maps_whose_channels_come_last_are_refused_in_one_line():
+    """Swin computes with [B, H, W, C]: H would be taken for the channels."""
+    model = build("torchvision/swin_t", num_classes=4, channels=3, image_size=64, seed=0)
+    found = layers("torchvision/swin_t", model, ("features.1", "features.3"))
+    message = r"got \[B, H, W, C\] = \[B, 16, 16, 96\] of 'features.1' in SwinTransformer; .*NHWC"
+    with pytest.raises(UsageError, match=message):
+        check_pair(model, found, model, found, 3, 64)
+
+
 def test_layers_that_do_not_run_or_give_no_tensor_are_refused():
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("LICENSE", "MANIFEST.in", "README.md", "amd_fused", "csrc", "pyproject.toml", "setup.py")
@@ -205,6 +207,30 @@ def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_er
         assert left_out["built"] is False
         assert left_out["why"] == f"torch {torch.__version__} has no CUDA"
         assert "set AMD_FUSED_CUDA=1" in left_out["remedy"]
+
+
+def test_the_trainer_s_extra_leaves_torch_alone() -> None:
+    """Nothing that it brings, however far behind, asks for one version of torch."""
+    wanted = [Requirement(text) for text in importlib.metadata.requires("amd_fused") or []]
+    chosen = [r for r in wanted if r.marker and r.marker.evaluate({"extra": "distill"})]
+    assert "accelerate" in {r.name for r in chosen}
+    seen: set[str] = set()
+    while chosen:
+        requirement = chosen.pop()
+        name = canonicalize_name(requirement.name)
+        assert name not in ("torchvision", "timm")
+        if name == "torch":
+            assert not any(s.operator in ("==", "===", "~=") for s in requirement.specifier)
+        if name in seen or name == "torch":
+            continue
+        seen.add(name)
+        try:
+            texts = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        further = [Requirement(text) for text in texts]
+        chosen += [r for r in further if r.marker is None or r.marker.evaluate({"extra": ""})]
+    assert {"accelerate", "torchmetrics", "captum"} <= seen
 
 
 def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ transforms and classification networks.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 
@@ -24,8 +25,15 @@ _MISSING = (
 _declared: list[torch.library.Library] = []
 
 
+def prepare_torchvision() -> None:
+    """Makes torchvision importable, where it is installed: before torchmetrics, which looks for it
+    and does without."""
+    if importlib.util.find_spec("torchvision") is not None:
+        load_torchvision()
+
+
 def load_torchvision() -> ModuleType:
-    """The package torchvision. Call it before importing torchmetrics or timm, which import it too.
+    """The package torchvision. Call it before importing timm, which imports it too.
 
     Raises:
         UsageError: it is not installed, or its version does not fit torch's.
@@ -53,5 +61,12 @@ def _unusable(error: Exception) -> UsageError:
     reason = " ".join(str(error).split())
     return UsageError(
         f"torchvision cannot be imported beside torch {torch.__version__} ({reason}); "
-        "pip install 'amd_fused[distill]' brings the version that fits"
+        f"pip install --no-deps {fitting_version()} leaves torch as it is, and "
+        "pip install 'amd_fused[vision]' may exchange it"
     )
+
+
+def fitting_version() -> str:
+    """The requirement of the torchvision made for this torch: 0.28 with 2.13, and so on."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return f"'torchvision==0.{minor + 15}.*'" if major == 2 else "torchvision"

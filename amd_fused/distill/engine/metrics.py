@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from amd_fused.distill.vision import load_torchvision
+from amd_fused.distill.vision import prepare_torchvision
 
-load_torchvision()
+prepare_torchvision()
 
 from torchmetrics import Metric  # noqa: E402
 from torchmetrics.classification import (  # noqa: E402

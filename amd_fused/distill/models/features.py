@@ -144,7 +144,22 @@ def _map_shapes(
                 f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W], got "
                 f"{_shown(output.shape)} of {path!r} in {type(model).__name__}"
             )
+        if _channels_last(model, output.shape):
+            raise UsageError(
+                f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W], got [B, H, W, C] = "
+                f"{_shown(output.shape)} of {path!r} in {type(model).__name__}; in a training loop "
+                'of your own FeatureHooks(..., layout="NHWC") permutes them'
+            )
     return [output.shape for output in outputs]
+
+
+def _channels_last(model: nn.Module, shape: torch.Size) -> bool:
+    """Images are squares, and so are maps: which two axes are equal tells the third, the channels.
+    Where all three are, timm's networks say it of themselves."""
+    _, first, second, third = shape
+    if first == second == third:
+        return getattr(model, "output_fmt", "NCHW") == "NHWC"
+    return first == second
 
 
 def _outputs(

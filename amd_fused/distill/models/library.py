@@ -80,7 +80,8 @@ def _timm() -> ModuleType:
         return importlib.import_module("timm")
     except ImportError as error:
         raise UsageError(
-            f"timm/... networks need timm, which cannot be imported ({error}); pip install timm"
+            f"timm/... networks need timm, which cannot be imported ({error}); "
+            "pip install --no-deps timm, for its torchvision may exchange torch"
         ) from None
 
 

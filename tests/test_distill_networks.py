@@ -122,7 +122,7 @@ def test_timm_networks_are_built_for_any_channels():
 def test_without_timm_its_networks_are_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     library.names.cache_clear()
-    with pytest.raises(UsageError, match=r"need timm, which cannot be .* pip install timm"):
+    with pytest.raises(UsageError, match=r"need timm, which cannot be .* pip install --no-deps timm"):
         canonical("timm/resnet18")
 
 

@@ -122,7 +122,8 @@ def test_timm_networks_are_built_for_any_channels():
 def test_without_timm_its_networks_are_refused_with_the_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     library.names.cache_clear()
-    with pytest.raises(UsageError, match=r"need timm, which cannot be .* pip install --no-deps timm"):
+    remedy = r"need timm, which cannot be .* pip install --no-deps timm"
+    with pytest.raises(UsageError, match=remedy):
         canonical("timm/resnet18")
 
 

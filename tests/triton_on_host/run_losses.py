@@ -1,0 +1,107 @@
+"""Runs losses through Triton's real compiler and launcher, without a GPU: one JSON line a case.
+
+Run as a script, for Triton's compiler and its interpreter cannot share a process:
+`python tests/triton_on_host/run_losses.py [--all]` prints each case's error beside eager's, both
+against the float64 oracles, and the kernels launched.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import kd_oracle
+import lsh_oracle
+import nd_oracle
+from cases import DTYPES, features
+from measures import oracle, relative_error, run
+
+from amd_fused import amd_loss, reference
+from triton_on_host import driver
+
+# B, C_S, C_T, H, W
+FORMS = {
+    "fused": (2, 12, 20, 7, 7),
+    "fused, one sample": (1, 12, 20, 7, 7),
+    "2x2": (2, 6, 4, 2, 2),
+    "one of everything": (1, 1, 1, 2, 2),
+    "split, one sample": (1, 700, 3, 4, 4),
+    "chunked": (1, 3, 2, 67, 131),
+}
+SHORT = [
+    (form, "float32", layout)
+    for form in FORMS
+    for layout in ("nchw", "channels_last")
+    if (form, layout) != ("chunked", "channels_last")
+] + [("fused", dtypes, "nchw") for dtypes in ("bfloat16", "float16")]
+LONG = [
+    (form, dtypes, layout)
+    for form in FORMS
+    for dtypes in ("float32", "bfloat16", "float16")
+    for layout in ("nchw", "channels_last", "window", "unaligned", "height and width swapped")
+]
+
+
+def errors(ours: Any, eager: Any, truth: Any) -> dict[str, Any]:
+    parts = [
+        [relative_error(x, exact) for x, exact in zip(result, truth, strict=True)]
+        for result in (ours, eager)
+    ]
+    return {"errors": parts[0], "eager": parts[1]}
+
+
+def amd(form: str, dtypes: str, layout: str) -> dict[str, Any]:
+    pair = features(FORMS[form], DTYPES[dtypes], layout)
+    ours = run(lambda s, t: amd_loss(s, t, backend="triton"), *pair)
+    results = [ours, run(reference.amd_loss, *pair), oracle(*pair)]
+    return errors(*[[result.loss, *result.grads] for result in results])
+
+
+def kd(form: dict[str, Any], size: tuple[int, int], dtypes: str) -> dict[str, Any]:
+    z = kd_oracle.logits(size, dtypes)
+    ours, truth = kd_oracle.run(form, *z, backend="triton"), kd_oracle.oracle(form, *z)
+    return errors(ours, kd_oracle.run(form, *z), truth)
+
+
+def nd(shape: str, dtypes: str) -> dict[str, Any]:
+    given = nd_oracle.inputs(shape, dtypes)
+    ours, eager = nd_oracle.run("triton", given), nd_oracle.run("reference", given)
+    return errors(ours, eager, nd_oracle.oracle(given))
+
+
+def lsh(dtypes: str) -> dict[str, Any]:
+    given = lsh_oracle.inputs(dtypes=dtypes)
+    ours, eager = lsh_oracle.run("triton", given), lsh_oracle.run("reference", given)
+    return errors(ours, eager, lsh_oracle.oracle(given))
+
+
+def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    for dtypes in ("float32", "bfloat16", "float16") if full else ("float32", "bfloat16"):
+        for size in ((1, 5), (3, 67)):
+            for name, form in kd_oracle.FORMS.items():
+                yield f"{name} {size} {dtypes}", partial(kd, form, size, dtypes)
+        for shape in ("narrow", "odd"):
+            yield f"nd {shape} {dtypes}", partial(nd, shape, dtypes)
+        yield f"lsh {dtypes}", partial(lsh, dtypes)
+
+
+def main(full: bool) -> None:
+    emulator = driver.install()
+    torch.use_deterministic_algorithms(True)  # torch.empty hands out NaN
+    cases = [(" ".join(case), partial(amd, *case)) for case in (LONG if full else SHORT)]
+    for name, measure in [*cases, *rows(full)]:
+        emulator.launched.clear()
+        result = measure()
+        print(json.dumps({"case": name, "kernels": emulator.launched, **result}), flush=True)
+
+
+if __name__ == "__main__":
+    main("--all" in sys.argv)

@@ -166,7 +166,7 @@ def matrix(instruction: Instruction, function: Function) -> Step:
                 t.registers[register] = moved.view(np.uint32).reshape(-1)
             else:
                 moved = np.ascontiguousarray(t.spread(x(t)).astype(np.uint32)).view(np.uint8)
-                t.smem.store(addresses, moved.reshape(-1, 4), t.warps, t.epoch, t.block)
+                t.smem.store(addresses, moved.reshape(-1, 4), t.warps, t.epoch, t.block, True)
 
     return do
 

@@ -12,6 +12,7 @@ import numpy as np
 
 Array = np.ndarray
 NOBODY, SEVERAL = -1, -2
+POISON = 0xFF
 
 
 class Fault(Exception):
@@ -81,8 +82,17 @@ class Region:
         self.shadow.read(places.reshape(-1), by_byte, epoch, self.name)
         return self.data[places]
 
-    def store(self, addresses: Array, values: Array, warps: Array, epoch: int, block: int) -> None:
-        """`values` are bytes, [threads, width]."""
+    def store(
+        self,
+        addresses: Array,
+        values: Array,
+        warps: Array,
+        epoch: int,
+        block: int,
+        matrix: bool = False,
+    ) -> None:
+        """`values` are bytes, [threads, width]. Triton's stmatrix stores unlike values at bytes that
+        it does not read again: they are poisoned, so that a reader would get NaN."""
         width = values.shape[1]
         places = self.places(addresses, width)
         for kind, others in (("wrote", self.writer[places]), ("read", self.reader[places])):
@@ -92,7 +102,10 @@ class Region:
         by_byte = np.repeat(warps, width)
         self.shadow.write(flat, by_byte, epoch, self.data[flat], bytes_, self.name)
         self.data[flat] = bytes_
-        if (self.data[flat] != bytes_).any():
+        torn = self.data[flat] != bytes_
+        if matrix:
+            self.data[flat[torn]] = POISON
+        elif torn.any():
             raise Fault(f"race: threads store different values at one address, {self.name}")
         self.writer[places] = block
 
@@ -121,4 +134,4 @@ class DeviceMemory:
 
 def shared(size: int) -> Region:
     """Of a block; NaN until written."""
-    return Region("shared memory", 0, np.full(size, 0xFF, np.uint8))
+    return Region("shared memory", 0, np.full(size, POISON, np.uint8))

@@ -85,7 +85,7 @@ def test_planted_faults_are_refused(fault: str) -> None:
 TOLERANCE = 5e-6
 
 
-# Open: of the fused form's float32 NCHW, one sample, gradients are 8e-6 and 1e-5 from the oracle, by
+# Open: fused, float32, NCHW, one sample: gradients are 8e-6 and 1e-5 from the oracle, by
 # the kernel or by the emulator; what follows the split form in the list has not been judged.
 @pytest.mark.xfail(reason="fused NCHW gradients are past the tolerance, not yet explained")
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ class Region:
         block: int,
         matrix: bool = False,
     ) -> None:
-        """`values` are bytes, [threads, width]. Triton's stmatrix stores unlike values at bytes that
-        it does not read again: they are poisoned, so that a reader would get NaN."""
+        """`values` are bytes, [threads, width]. Triton's stmatrix stores unlike values at bytes
+        that it does not read again: they are poisoned, so that a reader would get NaN."""
         width = values.shape[1]
         places = self.places(addresses, width)
         for kind, others in (("wrote", self.writer[places]), ("read", self.reader[places])):

@@ -230,7 +230,7 @@ def test_the_trainer_s_extra_leaves_torch_alone() -> None:
             continue  # for another platform
         further = [Requirement(text) for text in texts]
         chosen += [r for r in further if r.marker is None or r.marker.evaluate({"extra": ""})]
-    assert {"accelerate", "torchmetrics", "captum"} <= seen
+    assert {"accelerate", "torchmetrics", "rich"} <= seen
 
 
 def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,6 @@ def main(rank: int, folder: Path) -> None:
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
     )
     results: dict[str, Any] = {}
     for name, case in CASES.items():

@@ -88,10 +88,12 @@ def _parser() -> Parser:
             help="write report.html after the run",
         )
 
-    look = add("evaluate", _evaluate, "test the kept weights of a finished run")
-    look.add_argument("run_dir", type=Path, metavar="RUN", help="its folder")
-    look.add_argument("--epoch", type=int, metavar="N", help="of the kept ones; default: the last")
-    look.add_argument("--data-dir", metavar="DIR", help="default: where the run found its data")
+    evaluate = add("evaluate", _evaluate, "test the kept weights of a finished run")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="its folder")
+    evaluate.add_argument(
+        "--epoch", type=int, metavar="N", help="of the kept ones; default: the last"
+    )
+    evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run found its data")
 
     table = add("table", _table, "gather runs over seeds into the paper's table")
     table.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs lie below them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 from distill.tiny_runs import tiny
 
 pytest.importorskip("accelerate")
-pytest.importorskip("torchvision")
+torchvision = pytest.importorskip("torchvision")
+
+from torch import nn
+from torchvision.models.swin_transformer import SwinTransformer
 
 from amd_fused import FeatureHooks, reference
 from amd_fused.distill import data, engine
@@ -22,15 +26,26 @@ from amd_fused.distill.reports.runs import gather
 from amd_fused.distill.run_dir import RunDir
 
 QUIET: dict[str, Any] = {"show_progress": False}
-# Of 8x8 digits, Swin's first stage and the WideResNet's last group both give 2x2.
+# Of 8x8 digits, both stages of the Swin below and two groups of the WideResNet give 4x4 and 2x2.
 SETTINGS = tiny(
     method="amd-gl+sp",
     student="torchvision/swin_t",
-    student_layers=("features.1",),
-    teacher_layers=("conv4",),
-    train_size=10,
+    student_layers=("features.1", "features.3"),
+    teacher_layers=("conv3", "conv4"),
     epochs=1,
 )
+
+
+def small_swin(*, weights: None, num_classes: int) -> nn.Module:
+    """torchvision's Swin with two stages of one block, patches of 2x2 and 16 channels."""
+    return SwinTransformer([2, 2], 16, [1, 1], [1, 2], [2, 2], num_classes=num_classes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(torchvision.models._api.BUILTIN_MODELS, "swin_t", small_swin)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +64,19 @@ def test_the_distance_is_one_of_permuted_maps(student: Path) -> None:
         for path in (student, student.parent / "teacher")
     ]
     maps = []
-    for network, layer, layout in zip(
-        networks, ("features.1", "conv4"), ("NHWC", "NCHW"), strict=True
+    for network, layers, layout in zip(
+        networks,
+        (SETTINGS.student_layers, SETTINGS.teacher_layers),
+        ("NHWC", "NCHW"),
+        strict=True,
     ):
-        with torch.no_grad(), FeatureHooks(network, [layer], layout=layout) as hooks:
+        with torch.no_grad(), FeatureHooks(network, layers, layout=layout) as hooks:
             network(images)
-            maps.append(hooks.features[0].double())
-    assert [a.shape[1:] for a in maps] == [(96, 2, 2), (128, 2, 2)]
+            maps.append([a.double() for a in hooks.features])
+    assert [[a.shape[1:] for a in side] for side in maps] == [
+        [(16, 4, 4), (32, 2, 2)],
+        [(64, 4, 4), (128, 2, 2)],
+    ]
     expected = reference.amd_loss(*maps, local_weight=0.0)
     assert RunDir(student).result()["amd_distance"] == pytest.approx(float(expected), rel=1e-4)
 
@@ -65,7 +86,10 @@ def test_it_is_said_which_maps_are_permuted(
 ) -> None:
     engine.distill(SETTINGS, tmp_path, engine.TeacherChoice(student.parent / "teacher"), **QUIET)
     said = capsys.readouterr().err
-    assert said == "the student's features.1: maps [B, H, W, C], compared as [B, C, H, W]\n"
+    assert (
+        said
+        == "the student's maps [B, H, W, C] of features.1, features.3 are permuted to [B, C, H, W]\n"
+    )
 
 
 def test_grad_cam_has_the_maps_height_and_width(student: Path) -> None:
@@ -80,9 +104,7 @@ def test_grad_cam_has_the_maps_height_and_width(student: Path) -> None:
 @pytest.mark.parametrize("method", ["amd-g", "sp"])
 def test_tokens_are_no_maps(student: Path, tmp_path: Path, method: str) -> None:
     changes = {"method": method, "student_layers": ("flatten",)}
-    with pytest.raises(
-        UsageError, match=r"must name layers of maps .* got \[B, 768\] of 'flatten'"
-    ):
+    with pytest.raises(UsageError, match=r"must name layers of maps .* got \[B, 32\] of 'flatten'"):
         engine.distill(
             tiny(student="torchvision/swin_t", **changes),
             tmp_path / "run",

@@ -14,6 +14,7 @@ import torch
 from amd_fused.distill import data
 from amd_fused.distill.config import Settings
 from amd_fused.distill.data import all_batches, mix_seed, mixup, train_batches, train_steps
+from amd_fused.distill.data import batches as batches_module
 from amd_fused.distill.errors import UsageError
 from distill.published_layouts import write_cifar10
 
@@ -147,11 +148,26 @@ def test_a_signal_to_all_processes_does_not_fail_the_loading():
     os.kill(worker.pid, signal.SIGINT)
     second = next(batches)
     os.kill(worker.pid, signal.SIGTERM)
+    alone = order(train_batches(Numbers(40), batch_size=4, seed=0, epoch=0))
+    assert order([first, second, *batches]) == alone
+    # The trainer has ended it.
     worker.join()
     assert worker.exitcode == 0
-    alone = order(train_batches(Numbers(40), batch_size=4, seed=0, epoch=0))
-    # What the worker can no longer give, the trainer's own process loads.
-    assert order([first, second, *batches]) == alone
+
+
+@forks
+def test_a_signal_before_the_workers_are_ready_does_not_fail_the_loading(monkeypatch):
+    """It comes while a worker is forked, when it has not yet said what it does with signals."""
+
+    def killed(worker: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        ready(worker)
+
+    ready = batches_module._leave_signals_to_the_trainer
+    monkeypatch.setattr(batches_module, "_leave_signals_to_the_trainer", killed)
+    helped = train_batches(Numbers(40), batch_size=4, seed=0, epoch=0, workers=2)
+    assert order(helped) == order(train_batches(Numbers(40), batch_size=4, seed=0, epoch=0))
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 
 
 def test_too_large_batches_are_refused():

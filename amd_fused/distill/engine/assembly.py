@@ -110,18 +110,18 @@ def build(
         teacher = TeacherNetwork(saved, layers)
         if method.paired:
             check_pair(trained, teacher, dataset)
-        place(saved.network.requires_grad_(False), settings, accelerator)
+        move_to_device(saved.network.requires_grad_(False), settings, accelerator)
     if accelerator.is_main_process:
         _print_layouts(side, trained.layers)
         if teacher is not None:
             _print_layouts("teacher", teacher.layers)
     if accelerator.num_processes > 1 and settings.sync_batchnorm:
         share_statistics(network, accelerator.device)
-    place(network, settings, accelerator)
+    move_to_device(network, settings, accelerator)
     return trained, teacher
 
 
-def place(network: nn.Module, settings: Settings, accelerator: Accelerator) -> None:
+def move_to_device(network: nn.Module, settings: Settings, accelerator: Accelerator) -> None:
     """The network on the device and in the memory format of a run, in place."""
     network.to(accelerator.device)
     if settings.channels_last:
@@ -201,7 +201,10 @@ def _layers(
 def _print_layouts(side: str, layers: models.Layers) -> None:
     if layers.channels_last:
         paths = ", ".join(path for path in layers.maps if path in layers.channels_last)
-        print(f"the {side}'s {paths}: maps [B, H, W, C], compared as [B, C, H, W]", file=sys.stderr)
+        print(
+            f"the {side}'s maps [B, H, W, C] of {paths} are permuted to [B, C, H, W]",
+            file=sys.stderr,
+        )
 
 
 def _embeddings(

@@ -17,7 +17,7 @@ from amd_fused.distill.engine.assembly import (
     check_pair,
     load_data,
     make_objective,
-    place,
+    move_to_device,
     read_data,
 )
 from amd_fused.distill.engine.batches import eval_batches
@@ -97,7 +97,7 @@ def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None
     dataset = read_data(settings, accelerator)
     saved = load_saved_network(RunDir(run), dataset, epoch)
     batches = eval_batches(dataset.test, settings, accelerator)
-    place(saved.network, settings, accelerator)
+    move_to_device(saved.network, settings, accelerator)
     measures = measure(saved.network, batches, dataset.num_classes, accelerator)
     tested = {"network": saved.name, "epoch": saved.epoch, **measures.test}
     return {**tested, "reliability": measures.reliability}

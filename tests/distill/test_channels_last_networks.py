@@ -12,10 +12,6 @@ import torch
 from distill.tiny_runs import tiny
 
 pytest.importorskip("accelerate")
-torchvision = pytest.importorskip("torchvision")
-
-from torch import nn
-from torchvision.models.swin_transformer import SwinTransformer
 
 from amd_fused import FeatureHooks, reference
 from amd_fused.distill import data, engine
@@ -24,6 +20,7 @@ from amd_fused.distill.reports.gradcam import GradCam, setup_grad_cams
 from amd_fused.distill.reports.groups import arrange
 from amd_fused.distill.reports.runs import gather
 from amd_fused.distill.run_dir import RunDir
+from amd_fused.distill.vision import load_torchvision
 
 QUIET: dict[str, Any] = {"show_progress": False}
 # Of 8x8 digits, both stages of the Swin below and two groups of the WideResNet give 4x4 and 2x2.
@@ -36,15 +33,17 @@ SETTINGS = tiny(
 )
 
 
-def small_swin(*, weights: None, num_classes: int) -> nn.Module:
+def small_swin(*, weights: None, num_classes: int) -> torch.nn.Module:
     """torchvision's Swin with two stages of one block, patches of 2x2 and 16 channels."""
-    return SwinTransformer([2, 2], 16, [1, 1], [1, 2], [2, 2], num_classes=num_classes)
+    models = load_torchvision().models
+    return models.SwinTransformer([2, 2], 16, [1, 1], [1, 2], [2, 2], num_classes=num_classes)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(torchvision.models._api.BUILTIN_MODELS, "swin_t", small_swin)
+        known = load_torchvision().models._api.BUILTIN_MODELS
+        patched.setitem(known, "swin_t", small_swin)
         yield
 
 
@@ -104,7 +103,8 @@ def test_grad_cam_has_the_maps_height_and_width(student: Path) -> None:
 @pytest.mark.parametrize("method", ["amd-g", "sp"])
 def test_tokens_are_no_maps(student: Path, tmp_path: Path, method: str) -> None:
     changes = {"method": method, "student_layers": ("flatten",)}
-    with pytest.raises(UsageError, match=r"must name layers of maps .* got \[B, 32\] of 'flatten'"):
+    message = r"must name layers of maps .* got \[B, 32\] of 'flatten'"
+    with pytest.raises(UsageError, match=message):
         engine.distill(
             tiny(student="torchvision/swin_t", **changes),
             tmp_path / "run",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,14 +141,19 @@ def test_workers_change_nothing(tmp_path):
         assert torch.equal(labels, other_labels)
 
 
+def from_elsewhere(which, pid):
+    """A signal of another process than the trainer, as a scheduler's is."""
+    subprocess.run(["kill", f"-{which.name.removeprefix('SIG')}", str(pid)], check=True)
+
+
 @forks
 def test_a_signal_to_all_processes_does_not_fail_the_loading():
     batches = train_batches(Numbers(40), batch_size=4, seed=0, epoch=0, workers=1)
     first = next(batches)
     (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGINT)
+    from_elsewhere(signal.SIGINT, worker.pid)
     second = next(batches)
-    os.kill(worker.pid, signal.SIGTERM)
+    from_elsewhere(signal.SIGTERM, worker.pid)
     alone = order(train_batches(Numbers(40), batch_size=4, seed=0, epoch=0))
     assert order([first, second, *batches]) == alone
     # The trainer has ended it.
@@ -157,17 +163,47 @@ def test_a_signal_to_all_processes_does_not_fail_the_loading():
 
 @forks
 def test_a_signal_before_the_workers_are_ready_does_not_fail_the_loading(monkeypatch):
-    """It comes while a worker is forked, when it has not yet said what it does with signals."""
+    """It comes when a worker has not yet said what it does with signals."""
 
-    def killed(worker: int) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def signalled(worker):
+        from_elsewhere(signal.SIGTERM, os.getpid())
         ready(worker)
 
     ready = batches_module._leave_signals_to_the_trainer
-    monkeypatch.setattr(batches_module, "_leave_signals_to_the_trainer", killed)
+    monkeypatch.setattr(batches_module, "_leave_signals_to_the_trainer", signalled)
     helped = train_batches(Numbers(40), batch_size=4, seed=0, epoch=0, workers=2)
     assert order(helped) == order(train_batches(Numbers(40), batch_size=4, seed=0, epoch=0))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@forks
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_workers_end_when_the_trainer_says_so(end):
+    batches = train_batches(Numbers(40), batch_size=4, seed=0, epoch=0, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    if end == "terminate":
+        worker.terminate()
+        worker.join()
+    batches.close()
+    worker.join()
+    assert worker.exitcode == 0
+
+
+class Broken(Numbers):
+    def batch(self, indices, augment_seed):
+        raise UsageError("no image")
+
+
+@forks
+def test_workers_end_with_the_error_of_one():
+    try:
+        next(train_batches(Broken(40), batch_size=4, seed=0, epoch=0, workers=1))
+    except UsageError:
+        # Within the traceback's reach.
+        assert multiprocessing.active_children() == []
+    else:
+        pytest.fail("nothing was raised")
 
 
 def test_too_large_batches_are_refused():

@@ -6,7 +6,9 @@ Epochs and the steps within one count from 0.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +24,8 @@ from amd_fused.distill.errors import UsageError
 
 # What a seed of (seed, epoch) is for; negative, so that no step's number is the same.
 _ORDER, _CHANGES = -1, -2
-_LEFT_TO_THE_TRAINER = (signal.SIGINT, signal.SIGTERM)
+# What must not end a worker. Where there is no sigwaitinfo, no SIGTERM says who sent it.
+_BLOCKED = (signal.SIGINT, signal.SIGTERM) if hasattr(signal, "sigwaitinfo") else (signal.SIGINT,)
 
 
 def train_steps(images: Images, batch_size: int) -> int:
@@ -154,10 +157,15 @@ def _load(batches: _Batches, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     )
     with _signals_blocked():
         loading = iter(loader)
-    for loaded in loading:
-        if isinstance(loaded, UsageError):
-            raise loaded
-        yield loaded
+    try:
+        for loaded in loading:
+            if isinstance(loaded, UsageError):
+                raise loaded
+            yield loaded
+    finally:
+        # Its workers end at once. In a traceback it would be left to the collector of garbage,
+        # which takes the queues first by which they are told so.
+        del loading
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -167,7 +175,7 @@ def _as_it_is(batch: Any) -> Any:
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Workers that are forked inside have no moment in which a signal could end them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TRAINER)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
     try:
         yield
     finally:
@@ -177,8 +185,14 @@ def _signals_blocked() -> Iterator[None]:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach workers too, while the trainer ends its step.
 
-    A worker may hold a lock that the trainer then waits for, so none may end by itself. The trainer
-    ends them, and without a trainer they end.
+    A worker may hold a lock that the trainer then waits for, so none may end but by the trainer.
     """
-    for which in _LEFT_TO_THE_TRAINER:
-        signal.signal(which, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    if signal.SIGTERM in _BLOCKED:
+        threading.Thread(target=_end_by_the_trainer, daemon=True).start()
+
+
+def _end_by_the_trainer() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -167,7 +167,6 @@ def test_pairs_that_cannot_be_compared_are_refused(teacher, maps_t, maps_s, size
         # A convolution in front of Swin's blocks is [B, C, H, W].
         ("torchvision/swin_t", 64, ("features.0.0", "features.0", "features.3"), {1, 2}),
         ("timm/swin_tiny_patch4_window7_224", 224, ("patch_embed.proj", "layers.0"), {1}),
-        ("torchvision/swin_t", 768, ("features.0.0", "features.5"), {1}),
         ("torchvision/convnext_tiny", 64, ("features.1", "features.1.0.block.1"), {1}),
         ("ResNet18", 64, ("layer1", "layer2"), set()),
     ],
@@ -206,7 +205,7 @@ def test_where_shapes_do_not_tell_the_network_is_asked(declared, last):
 
 
 def test_where_shapes_do_not_tell_torchvisions_swin_is_known():
-    # 768 channels at 1/32 of the size are cubes in the last stage alone, too large for a test.
+    # Its cubes come with images of 384x384 and more, too large for a test.
     model = network("torchvision/swin_t", image_size=64)
     assert has_channels_last(model, model.get_submodule("features.1"), (1, 96, 96, 96))
     assert not has_channels_last(model, model.get_submodule("features.0.0"), (1, 96, 96, 96))

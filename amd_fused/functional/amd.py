@@ -97,10 +97,12 @@ def amd_loss(
         layer_weights=layer_weights,
         align=align,
     )
+    _checks.warn_of_constant_maps("amd_loss", students, teachers, local_weight)
     if align == "adaptive_avg":
         students, teachers = reference.pool_to_common_size(students, teachers)
     chosen = _backends.choose("amd_loss", backend, students[0].device.type)
     if chosen == "reference":
+        _checks.no_forward_mode("amd_loss", chosen, students + teachers)
         return reference.amd_loss(
             students,
             teachers,
@@ -115,7 +117,7 @@ def amd_loss(
             reduction=reduction,
         )
     features = students + teachers
-    _checks.no_forward_mode("amd_loss", chosen, features)
+    _checks.no_transforms("amd_loss", chosen, features)
     layers = len(students)
     per_sample = _ops.amd_fwd(
         chosen,

@@ -1,5 +1,5 @@
-"""Shapes on which a loss is one number whatever the student does: said once, for nobody learns
-anything from it and nothing fails."""
+"""Shapes on which a loss does not change with the student: said once, for nobody learns anything
+from it and nothing fails."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def warn_of_constant_relations(owner: str, students: Sequence[Tensor], batch: in
 
 @torch.compiler.assume_constant_result
 def _warn(owner: str, reason: str) -> None:
-    _once(f"{owner}: the loss is 0 and so is its gradient, whatever the student: {reason}")
+    _once(f"{owner}: the gradient is 0 whatever the student does: {reason}")
 
 
 @cache

@@ -176,9 +176,10 @@ def test_a_shape_on_which_a_loss_is_constant_is_said_once(case: str) -> None:
     loss, student, options, reason = CONSTANT[case]
     student = student.clone().requires_grad_()
     constant._once.cache_clear()
-    with pytest.warns(UserWarning, match=f"the loss is 0 .* whatever the student: .*{reason}"):
+    with pytest.warns(UserWarning, match=f"the gradient is 0 whatever .*: {reason}"):
         value = loss(student, 2 * student.detach() + 1, **options)
-    assert value.abs() < 1e-6
+    # A quadrant's g is -1, or 0 under the floor of its norm: the value may jump.
+    assert value.abs() < 1e-6 or case == "amd, quadrants"
     assert gradient(value, student).abs().max() < 1e-5
     with warnings.catch_warnings():
         warnings.simplefilter("error")

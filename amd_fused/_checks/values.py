@@ -24,15 +24,13 @@ _UNWRAPPED = {
 
 def positive(owner: str, name: str, value: Any) -> None:
     """A finite number > 0."""
-    number(owner, name, value)
-    if not 0 < value <= LARGEST:
+    if not 0 < number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
 
 
 def non_negative(owner: str, name: str, value: Any) -> None:
     """A finite number >= 0."""
-    number(owner, name, value)
-    if not 0 <= value <= LARGEST:
+    if not 0 <= number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
 
 
@@ -47,12 +45,15 @@ def kind(value: Any) -> str:
     return type(value).__name__
 
 
-def number(owner: str, name: str, value: Any) -> None:
-    """A number."""
+def number(owner: str, name: str, value: Any) -> Any:
+    """A number, in a type that compares with every other: NumPy's narrow floats warn of the largest
+    float64."""
     # SymFloat: a float that changes under torch.compile.
-    is_number = isinstance(value, (int, float, torch.SymFloat, numbers.Real))
-    if isinstance(value, bool) or not is_number:
+    if isinstance(value, (int, float, torch.SymFloat)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number, got {kind(value)}")
+    return float(value)
 
 
 def weights(owner: str, name: str, value: Any) -> None:
@@ -71,8 +72,7 @@ def optional_weights(owner: str, name: str, value: Any) -> None:
 
 def exponent(owner: str, name: str, value: Any) -> None:
     """A finite number >= 1: below, slopes at 0 are infinite."""
-    number(owner, name, value)
-    if not 1 <= value <= LARGEST:
+    if not 1 <= number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and >= 1, got {value}")
 
 

@@ -64,7 +64,9 @@ def amd_loss(
 
     Returns:
         0-d float32 tensor, or [B] for reduction "none"; float64 when an input is float64. Gradients
-        flow to every input that requires one. NaN and Inf in an input give NaN.
+        flow to every input that requires one. NaN and Inf in an input give NaN, and so do numbers
+        whose fourth powers leave the range of the sums (4e9 in float32); where those of a whole map
+        are below it (1e-11), it counts as all-zero.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and

@@ -114,5 +114,13 @@ def broken(tensors: tuple[Tensor, Tensor], breakage: Any) -> tuple[Tensor, Tenso
     return pair[0], pair[1]
 
 
+def as_counted(a: Tensor, p: float, double: bool) -> Tensor:
+    """The tensor in float64, samples whose squared attention is below the range of the sums being
+    0: that is what they count as."""
+    f = a.to(torch.float64 if double else torch.float32).abs().pow(p).flatten(2).sum(1)
+    counts = f.square().sum(1) > 0
+    return a.double() * counts.view(-1, *[1] * (a.ndim - 1))
+
+
 def is_finite(*tensors: Tensor) -> bool:
     return all(bool(a.isfinite().all()) for a in tensors)

@@ -61,8 +61,14 @@ def test_value_and_gradients_are_those_of_the_formula_or_the_loss_is_not_finite(
             z_s, z_t = broken((z_s, z_t), case.broken)
         result = kd_oracle.run(form, z_s, z_t, case.temperature, backend=backend)
         if not is_finite(z_s, z_t):
-            masked = not form and case.broken[1] == -torch.inf and not case.broken[2]
-            assert result.loss.isfinite() if masked else not result.loss.isfinite()
+            masked = case.broken[1] == -torch.inf and not case.broken[2]
+            if not masked:
+                assert not result.loss.isfinite()
+            elif not form:
+                assert result.loss.isfinite()
+            # A masked class leaves its row no norm, which is heard unless the student has none.
+            elif (length(z_s, form) > 1e-11).all():
+                assert result.loss.isnan()
             return
         _compare(case, form, z_s, z_t, result)
 
@@ -117,6 +123,8 @@ def test_a_row_does_not_change_with_its_neighbours(
             for b in range(len(z_s))
         ]
         mean = sum(float(r.loss) for r in alone) / len(alone)
-        assert float(together.loss) == pytest.approx(mean, rel=1e-5, abs=1e-30, nan_ok=True)
+        size = max(10.0, float(z_s.abs().max()), float(z_t.abs().max()))
+        rounded = 1e-6 * (case.temperature**2 + case.temperature * size)
+        assert float(together.loss) == pytest.approx(mean, rel=1e-4, abs=rounded, nan_ok=True)
 
     holds(check, cases_of_logits, 0.3 * SHARE.get(backend, 1.0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
 hypothesis = pytest.importorskip("hypothesis")
 
@@ -19,6 +20,15 @@ _SETTINGS = hypothesis.settings(
 )
 hypothesis.settings.register_profile("bounded", _SETTINGS, max_examples=BOUNDED)
 hypothesis.settings.register_profile("exhaustive", _SETTINGS, max_examples=EXHAUSTIVE)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on several threads, and much slower where these contend."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=["bounded", pytest.param("exhaustive", marks=pytest.mark.exhaustive)])

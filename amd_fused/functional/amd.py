@@ -66,7 +66,7 @@ def amd_loss(
         0-d float32 tensor, or [B] for reduction "none"; float64 when an input is float64. Gradients
         flow to every input that requires one. NaN and Inf in an input give NaN, and so do numbers
         whose fourth powers leave the range of the sums (4e9 in float32); where those of a whole map
-        are below it (1e-11), it counts as all-zero.
+        are below it (1e-11; from 1e-9 on digits are lost), it counts as all-zero.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and

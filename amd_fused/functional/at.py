@@ -47,7 +47,8 @@ def at_loss(
         0-d float32 tensor, float64 when an input is float64. Gradients flow to every input that
         requires one; an all-zero map has q = 0 and gradient 0. NaN and Inf in an input give NaN,
         and so do numbers whose power 2 p leaves the range of the sums (4e9 in float32 for p = 2);
-        where those of a whole map are below it (1e-11), it counts as all-zero.
+        where those of a whole map are below it (1e-11; from 1e-9 on digits are lost), it counts as
+        all-zero.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,8 +11,13 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from amd_fused import _outputs
+
 # What the wrappers put before the path of a module.
 _WRAPPER_SEGMENTS = frozenset(("module", "_orig_mod"))
+# "lstm[0]", 'block["maps"]': entries of what a module returns.
+_ENTRY = re.compile(r"\[([^\[\]]+)\]")
+_WITH_ENTRIES = re.compile(rf"(.*?)((?:{_ENTRY.pattern})+)")
 
 
 def check(owner: str, layers: Any) -> tuple[str, ...]:
@@ -64,11 +70,14 @@ def unwrap(model: nn.Module) -> list[nn.Module]:
         chain.append(inner)
 
 
-def resolve(owner: str, model: nn.Module, layers: tuple[str, ...]) -> list[nn.Module]:
-    """The module of each path."""
-    found: dict[nn.Module, str] = {}
+def resolve(
+    owner: str, model: nn.Module, layers: tuple[str, ...]
+) -> list[tuple[nn.Module, _outputs.Entry]]:
+    """The module of each path, and the entry of its output that is meant."""
+    found: dict[tuple[nn.Module, _outputs.Entry], str] = {}
     for path in layers:
-        module = _find(owner, model, path)
+        of_module, entry = _split(model, path)
+        module = _find(owner, model, of_module)
         refuse_script(owner, f"layers must name Python modules, got {path!r},", module)
         # A ModuleList or ModuleDict; DenseNet's blocks are such with a forward of their own.
         if type(module).forward is nn.Module.forward and "forward" not in vars(module):
@@ -76,13 +85,22 @@ def resolve(owner: str, model: nn.Module, layers: tuple[str, ...]) -> list[nn.Mo
                 f"{owner}: layers must name modules that are called, got {path!r}, a "
                 f"{type(module).__name__}, which has no forward; name one of its entries"
             )
-        if module in found:
+        if (module, entry) in found:
             raise ValueError(
-                f"{owner}: layers must be distinct, got {found[module]!r} and {path!r}, "
+                f"{owner}: layers must be distinct, got {found[module, entry]!r} and {path!r}, "
                 "which are the same module"
             )
-        found[module] = path
+        found[module, entry] = path
     return list(found)
+
+
+def _split(model: nn.Module, path: str) -> tuple[str, _outputs.Entry]:
+    """A path without what it picks of the output, and that."""
+    match = _WITH_ENTRIES.fullmatch(path)
+    if match is None or _submodule(model, path) is not None:
+        return path, ()
+    keys = [key.strip("\"'") for key in _ENTRY.findall(match[2])]
+    return match[1], tuple(int(k) if re.fullmatch(r"-?\d+", k) else k for k in keys)
 
 
 def _find(owner: str, model: nn.Module, path: str) -> nn.Module:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from amd_fused import _checks, reference
+from amd_fused import _checks, _outputs, reference
 
 # Where a dict keeps the labels.
 _LABELS = ("labels", "label")
@@ -38,16 +38,18 @@ def evaluating(model: Any) -> Iterator[None]:
             m.training = mode
 
 
-def embeddings(owner: str, model: Any, batches: Iterable[Any]) -> Iterator[tuple[Tensor, Any]]:
+def embeddings(
+    owner: str, model: Any, batches: Iterable[Any], label_key: str | None = None
+) -> Iterator[tuple[Tensor, Any]]:
     """``(model(inputs), labels)`` of each batch; labels are None where a batch has none.
 
     A batch is ``(inputs, labels, ...)``, ``(inputs,)``, the inputs alone, or a dict as Hugging
-    Face's loaders give them, whose labels are "labels" or "label": the model is then called with
-    the rest, ``model(**inputs)``. Without a model the inputs are the embeddings.
+    Face's loaders give them, whose labels are "labels" or "label" or under label_key: the model is
+    then called with the rest, ``model(**inputs)``. Without a model the inputs are the embeddings.
     """
     device = _device_of(_module_of(model))
     for batch in batches:
-        inputs, labels = _inputs_and_labels(batch)
+        inputs, labels = _inputs_and_labels(batch, label_key)
         if isinstance(inputs, dict):
             features = _called_by_name(owner, model, {k: _on(device, a) for k, a in inputs.items()})
         else:
@@ -67,10 +69,11 @@ def embeddings(owner: str, model: Any, batches: Iterable[Any]) -> Iterator[tuple
         yield features, labels
 
 
-def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+def _inputs_and_labels(batch: Any, label_key: str | None) -> tuple[Any, Any]:
     """Of a dict the inputs are a dict; labels are None where a batch has none."""
     if isinstance(batch, Mapping):
-        names = [name for name in _LABELS if name in batch]
+        known = _LABELS if label_key is None else (label_key,)
+        names = [name for name in known if name in batch]
         inputs = {name: a for name, a in batch.items() if name not in names}
         return inputs, batch[names[0]] if names else None
     parts = batch if isinstance(batch, (tuple, list)) else (batch,)
@@ -106,7 +109,10 @@ def _on(device: torch.device | None, a: Any) -> Any:
 
 
 def labelled(
-    owner: str, model_or_features: Any, loader: Iterable[Any] | Tensor
+    owner: str,
+    model_or_features: Any,
+    loader: Iterable[Any] | Tensor,
+    label_key: str | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Embeddings [B, D] and their labels [B], batch by batch."""
     if isinstance(model_or_features, Tensor):
@@ -114,7 +120,7 @@ def labelled(
         if isinstance(loader, Tensor):
             labels = loader
         else:
-            parts = [_labels_of(owner, batch) for batch in loader]
+            parts = [_labels_of(owner, batch, label_key) for batch in loader]
             labels = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
         _checks.labels(owner, "labels", labels, len(model_or_features))
         yield from zip(model_or_features.split(_ROWS), labels.split(_ROWS), strict=True)
@@ -124,18 +130,35 @@ def labelled(
             f"{owner}: model_or_features must be a module, a function or a tensor of embeddings, "
             f"got {type(model_or_features).__name__}"
         )
-    for features, labels in embeddings(owner, model_or_features, loader):
+    checked = (_with_labels(owner, batch, label_key) for batch in loader)
+    for features, labels in embeddings(owner, model_or_features, checked, label_key):
         _checks.labels(owner, "labels", labels, len(features))
         yield features, labels
 
 
-def _labels_of(owner: str, batch: Any) -> Tensor:
-    _, labels = _inputs_and_labels(batch)
-    if not isinstance(labels, Tensor):
+def _labels_of(owner: str, batch: Any, label_key: str | None) -> Tensor:
+    return _inputs_and_labels(_with_labels(owner, batch, label_key), label_key)[1]
+
+
+def _with_labels(owner: str, batch: Any, label_key: str | None) -> Any:
+    """The batch, which has labels; before the model sees an input too many."""
+    _, labels = _inputs_and_labels(batch, label_key)
+    if isinstance(labels, Tensor):
+        return batch
+    if labels is not None:
         raise TypeError(
-            f'{owner}: loader must give batches (inputs, labels) or dicts with "labels" or "label"'
+            f"{owner}: the labels of a batch must be a tensor, got {type(labels).__name__}"
         )
-    return labels
+    if isinstance(batch, Mapping):
+        named = '"labels" or "label"' if label_key is None else f"label_key={label_key!r}"
+        raise TypeError(
+            f"{owner}: a batch must have its labels under {named}, got a dict with the keys "
+            f"{list(batch)}; name the one of the labels with label_key=..."
+        )
+    raise TypeError(
+        f"{owner}: a batch must be (inputs, labels, ...) or a dict with labels, got "
+        f"{_outputs.describe(batch)}"
+    )
 
 
 def _module_of(model: Any) -> nn.Module | None:

@@ -7,14 +7,11 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from amd_fused import _checks, _module_paths
+from amd_fused._feature_store import Begin, Record, Store, release
 
-# In place of a version: inference tensors do not count the writes into them.
-_UNCOUNTED = -1
 LAYOUTS = ("NCHW", "NHWC")
 
 
@@ -42,7 +39,9 @@ class FeatureHooks:
     run twice. Where a training step of somebody else's makes such calls, hook the module that it
     is itself (``FeatureHooks(task, ["student.layer1"])``), or call ``hooks.clear()`` before each
     step. A layer that runs twice in one forward pass (a shared module) raises when it is read. What
-    ``torch.export`` runs does not count as a forward pass and leaves the features. What activation
+    ``torch.export``, ``torch.jit.trace``, ``torch.fx`` and ``make_fx`` run does not count as a
+    forward pass and leaves the features. So do passes without values, under ``FakeTensorMode`` or
+    on the meta device, whose features can be read in that mode. What activation
     checkpointing computes again in the backward pass is ignored; with ``use_reentrant=True`` the
     features carry no gradient (its first pass builds no graph): use ``use_reentrant=False``.
 
@@ -62,7 +61,8 @@ class FeatureHooks:
     Args:
         model: the module whose calls are forward passes.
         layers: module paths as in ``model.named_modules()``, each of a module that returns a
-            tensor.
+            tensor. Of one that returns a tuple, a dict or a dataclass the path says which:
+            "lstm[0]", "encoder[last_hidden_state]", "blocks.2[1][maps]".
         layout: how the layers' outputs lie: "NCHW", or "NHWC" for networks that compute with
             [B, H, W, C] (Swin and its like): features are then views [B, C, H, W] of them. The
             losses cannot see the difference and would take H for the channels.
@@ -88,15 +88,15 @@ class FeatureHooks:
             )
         self._layout = layout
         self._layers = _module_paths.check("FeatureHooks", layers)
-        modules = _module_paths.resolve("FeatureHooks", model, self._layers)
-        self._store = store = _Store()
+        found = _module_paths.resolve("FeatureHooks", model, self._layers)
+        self._store = store = Store()
         # The innermost module too: it may be called without its wrappers.
-        hooks = [m.register_forward_pre_hook(_Begin(store)) for m in _module_paths.unwrap(model)]
+        hooks = [m.register_forward_pre_hook(Begin(store)) for m in _module_paths.unwrap(model)]
         hooks += [
-            module.register_forward_hook(_Record(store, path))
-            for path, module in zip(self._layers, modules, strict=True)
+            module.register_forward_hook(Record(store, path, entry))
+            for path, (module, entry) in zip(self._layers, found, strict=True)
         ]
-        self._finalizer = weakref.finalize(self, _release, hooks, store)
+        self._finalizer = weakref.finalize(self, release, hooks, store)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ class FeatureHooks:
 
     def clear(self) -> None:
         """Drop the features now, not at the next forward pass."""
-        self._store.records = {}
+        self._store.drop()
 
     def remove(self) -> None:
         """Take the hooks off the model and drop the features; harmless when done before."""
@@ -157,146 +157,10 @@ class FeatureHooks:
         return _removed_handle, (self._layers, self._layout)
 
 
-class _Store:
-    """What the hooks of one handle have seen in the last forward pass.
-
-    ``records`` is replaced, never emptied: a traced assignment needs no guard on the old contents.
-    """
-
-    def __init__(self) -> None:
-        self.active = True
-        self.begun = False
-        # path -> (times run, output or the name of its type if it is no tensor, its version then).
-        # Version None: traced by torch.compile.
-        self.records: dict[str, tuple[int, Tensor | str, int | None]] = {}
-
-    def check_active(self) -> None:
-        if not self.active:
-            raise RuntimeError(
-                "FeatureHooks: these hooks were removed, or are a copy of others; "
-                "create FeatureHooks(model, layers) anew"
-            )
-
-    def read(self, path: str) -> Tensor:
-        self.check_active()
-        if path not in self.records:
-            if self.begun:
-                what = (
-                    "did not run in the last forward pass, or was cleared; hook a layer that runs"
-                )
-            else:
-                what = "has no features yet; call the model first"
-            raise RuntimeError(
-                f"FeatureHooks: {path!r} {what} (and if the model is compiled, create FeatureHooks "
-                "before its first call)"
-            )
-        runs, output, version = self.records[path]
-        if runs > 1:
-            raise RuntimeError(
-                f"FeatureHooks: {path!r} ran {runs} times since the model was last called, so "
-                "which output is meant is unclear; hook a module that runs once (the block around "
-                "a shared layer), and call model(...), not model.forward(...) or a part of it; "
-                "where the training step does that (model.forward_features, say), give "
-                'FeatureHooks the module that is called (FeatureHooks(task, ["student.layer1"])), '
-                "or call hooks.clear() before each step"
-            )
-        if not isinstance(output, Tensor):
-            raise TypeError(
-                f"FeatureHooks: the output of {path!r} must be a tensor, got {output}; "
-                "hook a module inside it that returns a tensor"
-            )
-        if version == _UNCOUNTED:
-            raise RuntimeError(
-                f"FeatureHooks: the output of {path!r} was made under torch.inference_mode(), "
-                "where in-place writes behind the layer go unseen; use torch.no_grad() instead"
-            )
-        if version is not None and output._version != version:
-            raise RuntimeError(
-                f"FeatureHooks: the output of {path!r} was modified in place after the layer "
-                "returned it, so its values are lost; set inplace=False in the module behind it "
-                "(or write out = out + x for out += x), or hook the module that modifies it"
-            )
-        return output
-
-
-class _Begin:
-    """Forward pre-hook of the model: whatever was kept is of the previous forward pass."""
-
-    def __init__(self, store: _Store | None) -> None:
-        self.store = store
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        if self.store is None or not self.store.active or torch.compiler.is_exporting():
-            return
-        if not torch.compiler.is_compiling():
-            if _is_recomputation():
-                return
-            _refuse_replica(module)
-        self.store.begun = True
-        self.store.records = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Begin, (None,)
-
-
-class _Record:
-    """Forward hook of one layer: keeps its output. A copy (in a copied model) keeps nothing."""
-
-    def __init__(self, store: _Store | None, path: str) -> None:
-        self.store = store
-        self.path = path
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        store = self.store
-        if store is None or not store.active or torch.compiler.is_exporting():
-            return
-        version: int | None = None
-        if torch.compiler.is_compiling():
-            # A version counter read in tracing tells nothing at run time, so the values are kept.
-            # Inductor drops this clone, except where a later in-place write makes it needed, or
-            # where the layer's output also leaves the graph.
-            if isinstance(output, Tensor):
-                output = output.clone()
-        else:
-            if _is_recomputation():
-                return
-            _refuse_replica(module)
-            if isinstance(output, Tensor):
-                version = _UNCOUNTED if output.is_inference() else output._version
-        if not isinstance(output, Tensor):
-            output = type(output).__name__
-        runs = store.records[self.path][0] if self.path in store.records else 0
-        store.records[self.path] = (runs + 1, output, version)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Record, (None, self.path)
-
-
-def _is_recomputation() -> bool:
-    """Whether autograd is running: activation checkpointing calls modules again from there."""
-    return torch._C._current_graph_task_id() != -1
-
-
-def _refuse_replica(module: nn.Module) -> None:
-    if getattr(module, "_is_replica", False):
-        raise RuntimeError(
-            "FeatureHooks: the model must not be replicated by nn.DataParallel over several "
-            "devices, since the features of the replicas would overwrite one another; use "
-            "DistributedDataParallel, or DataParallel with one device"
-        )
-
-
-def _release(hooks: list[RemovableHandle], store: _Store) -> None:
-    for hook in hooks:
-        hook.remove()
-    store.active = False
-    store.records = {}
-
-
 def _removed_handle(layers: tuple[str, ...], layout: str) -> FeatureHooks:
     handle = object.__new__(FeatureHooks)
     handle._layers, handle._layout = layers, layout
-    handle._store = _Store()
-    handle._finalizer = weakref.finalize(handle, _release, [], handle._store)
+    handle._store = Store()
+    handle._finalizer = weakref.finalize(handle, release, [], handle._store)
     handle.remove()
     return handle

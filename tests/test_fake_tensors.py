@@ -14,7 +14,8 @@ import amd_fused
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "amd": lambda s, t, y: amd_fused.amd_loss(s[:, :, None, None].expand(-1, -1, 2, 2), t[
         :, :, None, None].expand(-1, -1, 2, 2)),
-    "at": lambda s, t, y: amd_fused.at_loss(s[:, :, None, None], t[:, :, None, None]),
+    "at": lambda s, t, y: amd_fused.at_loss(s[:, :, None, None].expand(-1, -1, 2, 2), t[
+        :, :, None, None].expand(-1, -1, 2, 2)),
     "kd": lambda s, t, y: amd_fused.kd_loss(s, t),
     "skd": lambda s, t, y: amd_fused.spherical_kd_loss(s, t),
     "nd": lambda s, t, y: amd_fused.nd_loss(s, t, y, torch.randn(10, 8)),

@@ -164,7 +164,8 @@ def test_an_output_that_is_no_tensor_raises_naming_its_type():
     model = nn.Sequential(Pair())
     hooks = FeatureHooks(model, ["0"])
     model(torch.ones(1))
-    with pytest.raises(TypeError, match="the output of '0' must be a tensor, got tuple; hook a"):
+    message = r"the output of '0' must be a tensor, got tuple of 2 \(Tensor, Tensor\); pick"
+    with pytest.raises(TypeError, match=message):
         hooks["0"]
 
 

@@ -151,8 +151,12 @@ ERRORS: dict[str, tuple[tuple[Any, ...], type[Exception], str]] = {
     ),
     "labels of another length": ((ROWS, LABELS[1:], 4), ValueError, r"with B = 6, got .*\(5,\)"),
     "float labels": ((ROWS, LABELS.float(), 4), TypeError, "labels must have an integer dtype"),
-    "no labels": ((lambda x: x, [ROWS], 4), TypeError, "labels must be a tensor of class indices"),
-    "loader without labels": ((ROWS, [ROWS], 4), TypeError, r"give batches \(inputs, labels\)"),
+    "no labels": (
+        (lambda x: x, [ROWS], 4), TypeError, r"a batch must be \(inputs, labels, .* got Tensor",
+    ),
+    "loader without labels": (
+        (ROWS, [ROWS], 4), TypeError, r"a batch must be \(inputs, labels, .* got Tensor",
+    ),
     "a list of outputs": ((lambda x: [x], [(ROWS, LABELS)], 4), TypeError, "the model's result"),
     "feature maps": (
         (lambda x: x[..., None, None].expand(6, 9, 2, 2), [(ROWS, LABELS)], 4), ValueError,

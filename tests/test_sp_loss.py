@@ -145,6 +145,7 @@ def test_all_zero_samples_have_no_direction_and_give_no_gradient() -> None:
     assert all((grad == 0).all() for grad in nothing.grads)
 
 
+@pytest.mark.filterwarnings("ignore:sp_loss. the gradient is 0")
 def test_one_sample_is_like_itself() -> None:
     result = run(sp_loss, torch.randn(1, 8), torch.randn(1, 5))
     assert result.loss == 0

@@ -1,6 +1,7 @@
 """Every argument check and message: "<owner>: <arg> must be <rule>, got <value>", with the
 remedy."""
 
+from amd_fused._checks.constant import warn_of_constant_maps, warn_of_constant_relations
 from amd_fused._checks.embeddings import (
     count,
     embedding,
@@ -26,6 +27,7 @@ from amd_fused._checks.logits import (
     logit_pair,
     logits,
     spherical_kd_options,
+    spherical_pair,
 )
 from amd_fused._checks.values import (
     BACKENDS,
@@ -34,6 +36,7 @@ from amd_fused._checks.values import (
     float_tensor,
     has_values,
     no_forward_mode,
+    no_transforms,
     non_negative,
     number,
     positive,
@@ -61,6 +64,7 @@ __all__ = [
     "lsh_options",
     "matrix",
     "no_forward_mode",
+    "no_transforms",
     "non_negative",
     "number",
     "of_width",
@@ -71,4 +75,7 @@ __all__ = [
     "sample_pairs",
     "sp_options",
     "spherical_kd_options",
+    "spherical_pair",
+    "warn_of_constant_maps",
+    "warn_of_constant_relations",
 ]

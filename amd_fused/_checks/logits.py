@@ -42,6 +42,18 @@ def logit_pair(owner: str, student_logits: Any, teacher_logits: Any) -> None:
         )
 
 
+def spherical_pair(owner: str, student_logits: Any, teacher_logits: Any, norm: str) -> None:
+    """Logits whose directions on the sphere differ: two numbers that are divided by their standard
+    deviation are 1 apart in units of it, whatever they were."""
+    logit_pair(owner, student_logits, teacher_logits)
+    if norm == "std" and student_logits.shape[1] == 2:
+        raise ValueError(
+            f'{owner}: student_logits must be [B, K] with K >= 3 for norm="std", got shape '
+            f"{tuple(student_logits.shape)}: the distance of two logits is lost in their standard "
+            'deviation, and nothing would be learned; use norm="l2", or kd_loss'
+        )
+
+
 def logits(owner: str, name: str, z: Tensor) -> None:
     """[B, K] with at least two classes: the softmax of one is 1 whatever its logit, so that every
     loss of it is constant and nothing would be learned."""

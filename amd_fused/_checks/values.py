@@ -15,19 +15,22 @@ from torch.autograd import forward_ad
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LARGEST = sys.float_info.max
 BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
+# Subclasses that no operator of a loss understands, and what makes a tensor of them.
+_UNWRAPPED = {
+    "DTensor": "gather it with .full_tensor(), or take each process's samples with .to_local()",
+    "MaskedTensor": "convert it with .to_tensor(0.0)",
+}
 
 
 def positive(owner: str, name: str, value: Any) -> None:
     """A finite number > 0."""
-    number(owner, name, value)
-    if not 0 < value <= LARGEST:
+    if not 0 < number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and > 0, got {value}")
 
 
 def non_negative(owner: str, name: str, value: Any) -> None:
     """A finite number >= 0."""
-    number(owner, name, value)
-    if not 0 <= value <= LARGEST:
+    if not 0 <= number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and >= 0, got {value}")
 
 
@@ -42,12 +45,15 @@ def kind(value: Any) -> str:
     return type(value).__name__
 
 
-def number(owner: str, name: str, value: Any) -> None:
-    """A number."""
+def number(owner: str, name: str, value: Any) -> Any:
+    """A number, in a type that compares with every other: NumPy's narrow floats warn of the largest
+    float64."""
     # SymFloat: a float that changes under torch.compile.
-    is_number = isinstance(value, (int, float, torch.SymFloat, numbers.Real))
-    if isinstance(value, bool) or not is_number:
+    if isinstance(value, (int, float, torch.SymFloat)) and not isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number, got {kind(value)}")
+    return float(value)
 
 
 def weights(owner: str, name: str, value: Any) -> None:
@@ -66,8 +72,7 @@ def optional_weights(owner: str, name: str, value: Any) -> None:
 
 def exponent(owner: str, name: str, value: Any) -> None:
     """A finite number >= 1: below, slopes at 0 are infinite."""
-    number(owner, name, value)
-    if not 1 <= value <= LARGEST:
+    if not 1 <= number(owner, name, value) <= LARGEST:
         raise ValueError(f"{owner}: {name} must be finite and >= 1, got {value}")
 
 
@@ -75,6 +80,10 @@ def float_tensor(owner: str, name: str, a: Any) -> None:
     """A dense tensor of a floating dtype."""
     if not isinstance(a, Tensor):
         raise TypeError(f"{owner}: {name} must be a tensor, got {kind(a)}")
+    if kind(a) in _UNWRAPPED:
+        raise TypeError(
+            f"{owner}: {name} must be an ordinary tensor, got a {kind(a)}; {_UNWRAPPED[kind(a)]}"
+        )
     if a.dtype not in FLOAT_DTYPES:
         raise TypeError(
             f"{owner}: {name} must have dtype float32, float16, bfloat16 or float64, got {a.dtype}"
@@ -99,11 +108,25 @@ def readable(a: Tensor) -> bool:
     return a.device.type == "cpu" and has_values(a)
 
 
-def no_forward_mode(owner: str, backend: str, features: Sequence[Tensor]) -> None:
-    """Refuses dual tensors: torch would take their tangents through a custom operator as zero."""
+def no_transforms(owner: str, backend: str | None, features: Sequence[Tensor]) -> None:
+    """Refuses what custom operators do not know: dual tensors, whose tangents torch would take as
+    zero, and the transforms of torch.func. A loss without backends has None."""
+    if torch.compiler.is_compiling():
+        return
+    no_forward_mode(owner, backend, features)
+    if torch._C._are_functorch_transforms_active():
+        what = "it" if backend is None else f"backend {backend!r}"
+        remedy = f"amd_fused.reference.{owner}" if backend is None else 'backend="reference"'
+        raise RuntimeError(
+            f"{owner}: {what} does not run under the transforms of torch.func (grad, vmap, ...); "
+            f"use {remedy} there"
+        )
+
+
+def no_forward_mode(owner: str, backend: str | None, features: Sequence[Tensor]) -> None:
+    """Refuses dual tensors, where a loss has no rule for them."""
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
     if any(forward_ad.unpack_dual(a).tangent is not None for a in features):
-        raise RuntimeError(
-            f"{owner}: backend {backend!r} has no forward-mode derivatives; use reverse mode"
-        )
+        what = "it" if backend is None else f"backend {backend!r}"
+        raise RuntimeError(f"{owner}: {what} has no forward-mode derivatives; use reverse mode")

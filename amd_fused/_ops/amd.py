@@ -17,7 +17,7 @@ from torch import Tensor
 
 from amd_fused._margin import margin_polynomial
 from amd_fused._ops.numbers import as_tensor
-from amd_fused._ops.second_order import once_differentiable
+from amd_fused._ops.second_order import once_differentiable, one_upstream_gradient
 from amd_fused.reference import compute_dtype
 
 FUSED_BACKENDS = ("cpp", "triton", "cuda")
@@ -50,6 +50,7 @@ def amd_fwd(
     layer_weights: Sequence[float],
     eps: float,
     position_mean: bool,
+    owner: str = "amd_loss",
 ) -> Tensor:
     """Per-sample AMD losses [B] by one backend's operators, differentiable once.
 
@@ -59,6 +60,7 @@ def amd_fwd(
         released: formula == "released".
         layer_weights: already divided by L.
         position_mean: mean over a region's positions rather than their sum.
+        owner: the loss that is computed, for messages.
         The others are those of :func:`amd_fused.amd_loss`.
 
     Returns:
@@ -91,7 +93,7 @@ def amd_fwd(
         )
     if not any(needs_grad):
         return _forward(backend, student, teacher, numbers, options, needs_grad)[0]
-    return _AMD.apply(backend, len(student), options, needs_grad, numbers, *features)
+    return _AMD.apply(owner, backend, len(student), options, needs_grad, numbers, *features)
 
 
 class _AMD(torch.autograd.Function):
@@ -102,6 +104,7 @@ class _AMD(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        owner: str,
         backend: str,
         layers: int,
         options: tuple[Any, ...],
@@ -113,19 +116,22 @@ class _AMD(torch.autograd.Function):
         loss, d_f = _forward(backend, student, teacher, numbers, options, needs_grad)
         wanted = [a for a, needed in zip(features, needs_grad, strict=True) if needed]
         ctx.save_for_backward(*wanted, *d_f)
-        ctx.backend, ctx.needs_grad = backend, needs_grad
+        ctx.owner, ctx.backend, ctx.needs_grad = owner, backend, needs_grad
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        one_upstream_gradient(ctx.owner, ctx.backend, grad_loss)
+
         def gradients(grad_loss: Tensor, *saved: Tensor) -> list[Tensor]:
             half = len(saved) // 2
             return _backward(ctx.backend)(grad_loss, saved[:half], saved[half:])
 
         saved = ctx.saved_tensors
-        following = iter(once_differentiable("amd_loss", ctx.backend, gradients, grad_loss, *saved))
+        found = once_differentiable(ctx.owner, ctx.backend, gradients, grad_loss, *saved)
+        following = iter(found)
         by_feature = [next(following) if needed else None for needed in ctx.needs_grad]
-        return None, None, None, None, None, *by_feature
+        return None, None, None, None, None, None, *by_feature
 
 
 def _forward(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amd_fused._ops.numbers import as_tensor
 from amd_fused._ops.saving import save, saved
-from amd_fused._ops.second_order import once_differentiable
+from amd_fused._ops.second_order import once_differentiable, one_upstream_gradient
 from amd_fused.reference import compute_dtype
 
 BACKENDS = ("triton", "cpp")
@@ -90,6 +90,7 @@ class _KD(torch.autograd.Function):
             return _operator("bwd", backend)(*tensors, student_grad, teacher_grad)
 
         owner = "spherical_kd_loss" if norm else "kd_loss"
+        one_upstream_gradient(owner, backend, grad_loss)
         found = once_differentiable(owner, backend, gradients, grad_loss, *saved(ctx))
         d_z_s, d_z_t = found[0] if student_grad else None, found[-1] if teacher_grad else None
         return None, None, d_z_s, d_z_t, None

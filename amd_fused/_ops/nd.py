@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amd_fused._ops.saving import save, saved
-from amd_fused._ops.second_order import once_differentiable
+from amd_fused._ops.second_order import once_differentiable, one_upstream_gradient
 from amd_fused.reference import compute_dtype
 
 _BACKENDS = ("cpp", "triton")
@@ -69,6 +69,7 @@ class _ND(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        one_upstream_gradient("nd_loss", ctx.backend, grad_loss)
         operator, needs_grad = _operator("bwd", ctx.backend), ctx.needs_grad
         grads = once_differentiable(
             "nd_loss",

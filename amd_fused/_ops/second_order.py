@@ -25,6 +25,19 @@ def once_differentiable(
     return backward(*tensors)
 
 
+def one_upstream_gradient(owner: str, backend: str, grad_loss: Tensor) -> None:
+    """Refuses several at once, of which an operator knows nothing."""
+    if torch.compiler.is_compiling():
+        return
+    functorch = torch._C._functorch
+    if functorch.is_legacy_batchedtensor(grad_loss) or functorch.is_batchedtensor(grad_loss):
+        raise RuntimeError(
+            f"{owner}: backend {backend!r} takes one upstream gradient at a time, got several "
+            "(is_grads_batched=True, or a Jacobian with vectorize=True); "
+            'use backend="reference", or a loop'
+        )
+
+
 class _NoSecondOrder(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -64,7 +64,9 @@ def amd_loss(
 
     Returns:
         0-d float32 tensor, or [B] for reduction "none"; float64 when an input is float64. Gradients
-        flow to every input that requires one. NaN and Inf in an input give NaN.
+        flow to every input that requires one. NaN and Inf in an input give NaN, and so do numbers
+        whose fourth powers leave the range of the sums (4e9 in float32); where those of a whole map
+        are below it (1e-11; from 1e-9 on digits are lost), it counts as all-zero.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
@@ -97,10 +99,12 @@ def amd_loss(
         layer_weights=layer_weights,
         align=align,
     )
+    _checks.warn_of_constant_maps("amd_loss", students, teachers, local_weight)
     if align == "adaptive_avg":
         students, teachers = reference.pool_to_common_size(students, teachers)
     chosen = _backends.choose("amd_loss", backend, students[0].device.type)
     if chosen == "reference":
+        _checks.no_forward_mode("amd_loss", chosen, students + teachers)
         return reference.amd_loss(
             students,
             teachers,
@@ -115,7 +119,7 @@ def amd_loss(
             reduction=reduction,
         )
     features = students + teachers
-    _checks.no_forward_mode("amd_loss", chosen, features)
+    _checks.no_transforms("amd_loss", chosen, features)
     layers = len(students)
     per_sample = _ops.amd_fwd(
         chosen,

@@ -45,7 +45,10 @@ def at_loss(
 
     Returns:
         0-d float32 tensor, float64 when an input is float64. Gradients flow to every input that
-        requires one; an all-zero map has q = 0 and gradient 0. NaN and Inf in an input give NaN.
+        requires one; an all-zero map has q = 0 and gradient 0. NaN and Inf in an input give NaN,
+        and so do numbers whose power 2 p leaves the range of the sums (4e9 in float32 for p = 2);
+        where those of a whole map are below it (1e-11; from 1e-9 on digits are lost), it counts as
+        all-zero.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
@@ -67,13 +70,14 @@ def at_loss(
     students, teachers = _checks.feature_pairs(
         owner, student, teacher, local_weight=0.0, layer_weights=layer_weights, align=align
     )
+    _checks.warn_of_constant_maps(owner, students, teachers, 0.0)
     if align == "adaptive_avg":
         students, teachers = reference.pool_to_common_size(students, teachers)
     chosen = _choose(owner, backend, students[0].device.type, p)
     if chosen == "reference":
         return reference.at_loss(students, teachers, p=p, mode=mode, layer_weights=layer_weights)
     features = students + teachers
-    _checks.no_forward_mode(owner, chosen, features)
+    _checks.no_transforms(owner, chosen, features)
     # derived: the AMD loss of whole maps with the weights (0, 3, 0) and eps = 0 is D_p, this loss.
     # The other terms count for nothing; a margin of 1 makes theirs the shortest polynomial.
     per_sample = _ops.amd_fwd(
@@ -89,6 +93,7 @@ def at_loss(
         layer_weights=layer_weights or [1.0] * len(students),
         eps=0.0,
         position_mean=mode == "code",
+        owner=owner,
     )
     return per_sample.mean()
 

@@ -51,7 +51,7 @@ def kd_loss(
     chosen = _backends.choose("kd_loss", backend, student_logits.device.type, _ops.KD_BACKENDS)
     if chosen == "reference":
         return reference.kd_loss(student_logits, teacher_logits, temperature)
-    _checks.no_forward_mode("kd_loss", chosen, (student_logits, teacher_logits))
+    _checks.no_transforms("kd_loss", chosen, (student_logits, teacher_logits))
     return _ops.kd_fwd(chosen, student_logits, teacher_logits, temperature)
 
 
@@ -80,7 +80,8 @@ def spherical_kd_loss(
         student_logits: [B, K] with K >= 2, float32, float16, bfloat16 or float64, any strides.
         teacher_logits: [B, K]; the dtype may differ.
         temperature: tau > 0, which softens both sides.
-        norm: "std", the unbiased standard deviation over the classes, or "l2", the Euclidean norm.
+        norm: "std", the unbiased standard deviation over the classes, K >= 3, or "l2", the
+            Euclidean norm.
         multiplier: r, a number > 0 for both sides; None takes each sample's own teacher norm, which
             leaves the teacher's logits as they are.
         backend: "auto", "triton", "cpp" or "reference". A named backend runs or raises. The
@@ -108,13 +109,13 @@ def spherical_kd_loss(
     _checks.spherical_kd_options(
         owner, temperature=temperature, norm=norm, multiplier=multiplier, backend=backend
     )
-    _checks.logit_pair(owner, student_logits, teacher_logits)
+    _checks.spherical_pair(owner, student_logits, teacher_logits, norm)
     chosen = _backends.choose(owner, backend, student_logits.device.type, _ops.KD_BACKENDS)
     if chosen == "reference":
         return reference.spherical_kd_loss(
             student_logits, teacher_logits, temperature, norm=norm, multiplier=multiplier
         )
-    _checks.no_forward_mode(owner, chosen, (student_logits, teacher_logits))
+    _checks.no_transforms(owner, chosen, (student_logits, teacher_logits))
     return _ops.kd_fwd(
         chosen,
         student_logits,

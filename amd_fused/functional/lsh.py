@@ -81,5 +81,5 @@ def lsh_loss(
     chosen = _backends.choose(owner, backend, student.device.type, among=_BACKENDS)
     if chosen == "reference":
         return reference.lsh_loss(student, teacher, weight, bias, kind=kind, l2_weight=l2_weight)
-    _checks.no_forward_mode(owner, chosen, [student, teacher])
+    _checks.no_transforms(owner, chosen, [student, teacher])
     return _ops.lsh_fwd(chosen, student, teacher, weight, bias, kind, l2_weight)

@@ -81,7 +81,7 @@ def nd_loss(
     chosen = _backends.choose(owner, backend, student.device.type, among=_BACKENDS)
     if chosen == "reference":
         return reference.nd_loss(student, teacher, target, class_means)
-    _checks.no_forward_mode(owner, chosen, [student, teacher])
+    _checks.no_transforms(owner, chosen, [student, teacher])
     if class_means.dtype == torch.float64:
         # Kernels that compute in float32 do not read float64.
         class_means = class_means.to(reference.compute_dtype([student, teacher]))
@@ -92,6 +92,8 @@ def class_means(
     model_or_features: Callable[[Any], Tensor] | Tensor,
     loader: Iterable[Any] | Tensor,
     num_classes: int,
+    *,
+    label_key: str | None = None,
 ) -> Tensor:
     """The teacher's mean embedding of each class, for :func:`nd_loss`, in one pass over the data.
 
@@ -112,6 +114,7 @@ def class_means(
             off unless the means shall be over it. With embeddings [N, D]: their labels [N], or such
             a loader in the same order, not shuffled.
         num_classes: K; labels are 0 to K - 1.
+        label_key: the key of the labels in batches that are dicts, where it is another.
 
     Under torch.distributed, when it is initialised, every process must call it with its own shard
     of the data: sums and counts are added up over all processes, each gets the same means, and an
@@ -132,6 +135,6 @@ def class_means(
     _checks.count(owner, "num_classes", num_classes)
     sums = _teacher_pass.ClassSums(owner, num_classes)
     with _teacher_pass.shared_errors(owner), _teacher_pass.evaluating(model_or_features):
-        for features, labels in _teacher_pass.labelled(owner, model_or_features, loader):
+        for features, labels in _teacher_pass.labelled(owner, model_or_features, loader, label_key):
             sums.add(features, labels)
     return sums.means()

@@ -66,6 +66,8 @@ def rkd_loss(
     students, teachers = _checks.sample_pairs(
         "rkd_loss", student, teacher, layer_weights=layer_weights, min_batch=2
     )
+    _checks.warn_of_constant_relations("rkd_loss", students, 2)
+    _checks.no_transforms("rkd_loss", None, students + teachers)
     dtype = reference.compute_dtype(students + teachers)
     weights = layer_weights or [1.0] * len(students)
     total = torch.zeros((), dtype=dtype, device=students[0].device)

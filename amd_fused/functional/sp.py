@@ -55,6 +55,8 @@ def sp_loss(
     students, teachers = _checks.sample_pairs(
         "sp_loss", student, teacher, layer_weights=layer_weights
     )
+    _checks.warn_of_constant_relations("sp_loss", students, 1)
+    _checks.no_transforms("sp_loss", None, students + teachers)
     dtype = reference.compute_dtype(students + teachers)
     double = dtype == torch.float64
     weights = layer_weights or [1.0] * len(students)

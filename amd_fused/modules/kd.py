@@ -109,7 +109,9 @@ class SphericalKDLoss(_Loss):
             through the norms, to every input that requires one. Plain PyTorch on any device: a
             fused kernel would save little beside the cross entropy that follows.
         """
-        _checks.logit_pair("SphericalKDLoss.normalize", student_logits, teacher_logits)
+        _checks.spherical_pair(
+            "SphericalKDLoss.normalize", student_logits, teacher_logits, self.norm
+        )
         return reference.spherical_logits(
             student_logits, teacher_logits, norm=self.norm, multiplier=self.multiplier
         )[0]

@@ -121,7 +121,13 @@ def cross_entropy(z_s: Tensor, target: Tensor | None) -> Tensor:
             f"shape {tuple(z_s.shape)}, got shape {tuple(target.shape)}"
         )
     target = reference.kept_by_autograd(target.to(z_s.dtype if soft else torch.int64))
-    return F.cross_entropy(z_s, target)
+    if not soft:
+        return F.cross_entropy(z_s, target)
+    # F.cross_entropy is NaN where the student masks a class by -Inf: 0 * -Inf. A class without a
+    # share in the target has none in the loss.
+    log_p = F.log_softmax(z_s, dim=1)
+    log_p = torch.where((target == 0) & (log_p == -torch.inf), 0.0, log_p)
+    return -(target * log_p).sum(1).mean()
 
 
 def logits(name: str, value: Any, weight: str) -> Tensor:

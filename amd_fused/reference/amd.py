@@ -159,6 +159,8 @@ def _angular_maps(
     f = a.square().sum(dim=1)
     # Section 4.2: the positive map, on the unit sphere of all positions. eps: the released code.
     norm = _norm(f, dim=(1, 2)) + eps
+    # A norm past the largest number would make q = 0, a finite loss of nothing: NaN is heard.
+    norm = torch.where(norm == torch.inf, torch.nan, norm)
     q_pos = f / torch.where(norm == 0, 1.0, norm)  # an all-zero map has q = 0 for eps = 0 too
     # Section 4.2: the negative map; section 5.6.1: its masked form.
     q_neg = 1 - q_pos

@@ -49,4 +49,6 @@ def _attention(a: Tensor, p: float) -> Tensor:
     """
     f = (a.square() if p == 2 else a.abs().pow(p)).sum(1).flatten(1)
     square = f.square().sum(1, keepdim=True)
+    # A norm past the largest number would make q = 0, a finite loss of nothing: NaN is heard.
+    square = torch.where(square == torch.inf, torch.nan, square)
     return f / torch.where(square == 0, 1.0, square).sqrt()

@@ -48,5 +48,10 @@ def _unit_rows(gram: Tensor, p: float) -> Tensor:
     """
     zero = (gram == 0).all(1, keepdim=True)
     safe = torch.where(zero, 1.0, gram)
-    norm = torch.linalg.vector_norm(safe, p, dim=1, keepdim=True).clamp(min=NORM_FLOOR)
+    # In units of the largest number, whose powers stay in the range of the dtype.
+    largest = safe.detach().abs().amax(1, keepdim=True)
+    norm = largest * torch.linalg.vector_norm(safe / largest, p, dim=1, keepdim=True)
+    norm = norm.clamp(min=NORM_FLOOR)
+    # A norm past the largest number would make a row of 0, as if nothing were alike: NaN is heard.
+    norm = torch.where(norm == torch.inf, torch.nan, norm)
     return torch.where(zero, 0.0, safe / norm)

@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper-digits test lint bench gpu build clean FORCE
+.PHONY: help demo paper-digits test test-all tritons lint bench gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
@@ -26,6 +26,18 @@ paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds
 
 test: $(STAMPS)/test-distill-vision ## run the tests
 	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-all: ## run the tests, the exhaustive ones with them
+	$(MAKE) test ARGS='-m "" $(ARGS)'
+
+# Into folders of their own, beside the Triton of constraints.txt.
+tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Triton 3.4, 3.6 and the newest
+	rm -rf build/tritons
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.4 triton==3.4.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.6 triton==3.6.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/newest triton
+	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest -p no:benchmark \
+		tests/test_triton_compile.py -k 'other_tritons or sizes_of_one' $(ARGS)
 
 lint: $(STAMPS)/dev-distill-vision ## check format, style and types
 	$(BIN)/ruff check

@@ -3,7 +3,9 @@
 Run as a script, for Triton's compiler and its interpreter cannot share a process:
 `python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
 memory, spill bytes, barriers, and the widths in bytes of loads and stores. The launches come from
-the dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. A case is a
+the dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. What was
+compiled stays in Triton's cache in the checkout's build folder, for other tests and processes, and
+beside it what ptxas said of it: Triton's key of a kernel holds Triton itself. A case is a
 shape of the AMD loss (SHAPES, EDGES) or a name of ROW_LOSSES; without one, SHAPES and ROW_LOSSES.
 """
 
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +31,8 @@ from triton.runtime import driver
 from amd_fused import _margin
 from amd_fused.kernels import amd, kd, lsh, nd
 from amd_fused.kernels.amd_launches import Launch
+
+CACHE = Path(__file__).parent.parent / "build" / "triton-cache"
 
 # DESIGN's benchmark shapes and the largest map: B, then (C_S, C_T, H, W) a layer.
 SHAPES = {
@@ -115,7 +120,7 @@ def amd_launches(
 
 
 def ptxas_log(ptx: str, capability: int) -> str:
-    """For Triton before 3.5, which keeps what its ptxas says to itself."""
+    """Of ptxas itself: Triton before 3.5 keeps what it says, and so does a kernel of the cache."""
     architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as source:
         source.write(ptx)
@@ -123,6 +128,19 @@ def ptxas_log(ptx: str, capability: int) -> str:
         command = [triton.knobs.nvidia.ptxas.path, "-v", f"--gpu-name={architecture}"]
         command += ["-o", os.devnull, source.name]
         return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+
+
+def kept_log(kernel: Any, log: str, capability: int) -> str:
+    """What ptxas said of a kernel, kept for those who find the kernel in the cache."""
+    path = CACHE / f"{kernel.hash}.ptxas"
+    if not log and path.exists():
+        return path.read_text()
+    log = log or ptxas_log(kernel.asm["ptx"], capability)
+    # In one step, for other processes may write the same file.
+    with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as unfinished:
+        unfinished.write(log)
+    os.replace(unfinished.name, path)
+    return log
 
 
 def resources(log: str) -> tuple[int, int]:
@@ -253,7 +271,7 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
                     continue
                 seen.add(kernel.hash)
                 ptx = kernel.asm["ptx"]
-                registers, spills = resources(log.getvalue() or ptxas_log(ptx, capability))
+                registers, spills = resources(kept_log(kernel, log.getvalue(), capability))
                 yield {
                     "triton": triton.__version__,
                     "capability": capability,
@@ -270,7 +288,7 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        triton.knobs.cache.dir = folder  # a kernel out of the cache has no log
-        for row in compiled(int(sys.argv[1]), sys.argv[2:] or [*SHAPES, *ROW_LOSSES]):
-            print(json.dumps(row), flush=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    triton.knobs.cache.dir = str(CACHE)
+    for row in compiled(int(sys.argv[1]), sys.argv[2:] or [*SHAPES, *ROW_LOSSES]):
+        print(json.dumps(row), flush=True)

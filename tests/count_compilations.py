@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import triton
-from compile_triton import Target, amd_launches
+from compile_triton import CACHE, Target, amd_launches
 from triton.runtime import driver
 
 # One map of each form: C_S, C_T, H, W.
@@ -54,7 +53,6 @@ def counts(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     driver.set_active(Target(90))
-    with tempfile.TemporaryDirectory() as folder:
-        triton.knobs.cache.dir = folder
-        for row in counts(getattr(torch, sys.argv[1])):
-            print(json.dumps(row), flush=True)
+    triton.knobs.cache.dir = str(CACHE)
+    for row in counts(getattr(torch, sys.argv[1])):
+        print(json.dumps(row), flush=True)

@@ -28,9 +28,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from amd_fused import _margin
-from amd_fused.kernels import amd, kd, lsh, nd
-from amd_fused.kernels.amd_launches import Launch
+from amd_fused.losses._common.triton.launch import Launch
+from amd_fused.losses.amd.margin import margin_polynomial
+from amd_fused.losses.amd.triton import launcher as amd
+from amd_fused.losses.kd.triton import launcher as kd
+from amd_fused.losses.lsh import triton as lsh
+from amd_fused.losses.nd import triton as nd
 
 CACHE = Path(__file__).parent.parent / "build" / "triton-cache"
 
@@ -101,7 +104,7 @@ def amd_launches(
     _, d_f = amd.amd_fwd_triton(
         students,
         teachers,
-        _margin.margin_polynomial(margin, dtype == torch.float64),
+        margin_polynomial(margin, dtype == torch.float64),
         margin,
         scale,
         local_weight,

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import AMDLoss, _backends, _build_info, amd_loss, backends, reference
+from amd_fused import AMDLoss, _backends, amd_loss, backends, reference
+from amd_fused._backends import build_info
 
 S = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 T = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -65,8 +66,8 @@ def cuda_torch(monkeypatch, tmp_path):
     """A torch of CUDA 12.8 that sees a device, and a package whose libraries can be put there."""
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_backends, "__file__", str(tmp_path / "_backends.py"))
-    monkeypatch.setattr(_build_info, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(_backends, "__file__", str(tmp_path / "_backends" / "__init__.py"))
+    monkeypatch.setattr(build_info, "_PACKAGE", tmp_path)
     _backends.cuda_error.cache_clear()
     yield tmp_path
     _backends.cuda_error.cache_clear()

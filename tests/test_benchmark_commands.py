@@ -206,7 +206,7 @@ def test_host_time_of_every_way_that_can_be_taken_here(monkeypatch):
     AUTO["triton"].startswith("not usable, because Triton cannot"), reason=AUTO["triton"]
 )
 def test_nothing_is_launched_where_launches_are_left_out(monkeypatch):
-    from amd_fused.kernels import amd as kernels
+    from amd_fused.losses.amd.triton import launcher as kernels
 
     operators = kernels.amd_fwd_triton, kernels.amd_bwd_triton
 

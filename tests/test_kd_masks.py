@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def short_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's rows in blocks, without rows of thousands in its interpreter."""
-    kd = pytest.importorskip("amd_fused.kernels.kd")
+    kd = pytest.importorskip("amd_fused.losses.kd.triton.launcher")
     monkeypatch.setattr(kd, "MAX_TILE", dict.fromkeys(kd.MAX_TILE, 8))
     monkeypatch.setattr(kd, "WIDE_TILE", dict.fromkeys(kd.WIDE_TILE, 16))
 

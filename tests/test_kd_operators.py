@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from kd_oracle import FORMS
 
 from amd_fused import KDLoss, SphericalKDLoss, _backends, kd_loss, reference, spherical_kd_loss
-from amd_fused._ops.kd import NORMS
+from amd_fused.losses.kd.operator import NORMS
 
 fused = pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())

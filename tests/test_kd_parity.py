@@ -1,8 +1,8 @@
 """The fused KD kernels are as accurate as eager PyTorch, for every form, dtype, layout and width.
 
 Claim: the error against float64 is at most eager's own in the same dtype plus rounding of a few
-operations. Triton's kernels run in its interpreter; limits of kernels/kd.py are lowered so that
-small matrices take every path.
+operations. Triton's kernels run in its interpreter; limits of kd/triton/launcher.py are lowered so
+that small matrices take every path.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def test_triton_rows_in_blocks(
     backend: str, form: dict[str, Any], dtypes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole blocks, a remainder, and one row's own maximum in any block."""
-    from amd_fused.kernels import kd
+    from amd_fused.losses.kd.triton import launcher as kd
 
     monkeypatch.setattr(kd, "MAX_TILE", dict.fromkeys(kd.MAX_TILE, 8))
     monkeypatch.setattr(kd, "WIDE_TILE", dict.fromkeys(kd.WIDE_TILE, 16))
@@ -128,7 +128,7 @@ def test_triton_rows_wider_than_registers(backend: str) -> None:
 def test_triton_several_rows_in_a_program(
     backend: str, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from amd_fused.kernels import kd
+    from amd_fused.losses.kd.triton import launcher as kd
 
     monkeypatch.setattr(kd, "MANY_PROGRAMS", 1)
     check(backend, form, (7, 5))

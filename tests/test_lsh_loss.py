@@ -14,7 +14,7 @@ from measures import relative_error
 from torch.profiler import ProfilerActivity, profile
 
 from amd_fused import lsh_loss, reference
-from amd_fused._ops import lsh
+from amd_fused.losses.lsh import operator as lsh
 
 FUSED = ["cpp", "triton"]
 ALL = ["reference", *FUSED]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from amd_fused import LSHLoss, lsh_loss
-from amd_fused._hash_bias import lower_median
+from amd_fused.losses.lsh.hash_bias import lower_median
 
 
 def seeded(seed: int = 0) -> torch.Generator:

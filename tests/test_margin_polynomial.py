@@ -10,7 +10,7 @@ import torch
 from mpmath import mp, mpf
 
 from amd_fused import amd_loss, backends
-from amd_fused._margin import margin_polynomial
+from amd_fused.losses.amd.margin import margin_polynomial
 
 mp.dps = 30
 DTYPES = [np.float32, np.float64]

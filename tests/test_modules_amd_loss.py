@@ -54,7 +54,7 @@ def test_computes_amd_loss_with_its_options():
 def test_passes_every_option_on(monkeypatch):
     received = {}
     monkeypatch.setattr(
-        "amd_fused.modules.amd.amd_loss", lambda *_, **options: received.update(options)
+        "amd_fused.losses.amd.module.amd_loss", lambda *_, **options: received.update(options)
     )
     AMDLoss(**OPTIONS)(None, None)
     assert received == OPTIONS

@@ -12,7 +12,8 @@ import torch
 from measures import relative_error, run
 from torch import Tensor, nn
 
-from amd_fused import AMDLoss, _margin, amd_loss, reference
+from amd_fused import AMDLoss, amd_loss, reference
+from amd_fused.losses.amd.margin import margin_polynomial
 
 cpp = functools.partial(amd_loss, backend="cpp")
 # The fixture `backend` loads it, or skips where it cannot run.
@@ -30,7 +31,7 @@ def forward_arguments(
 ) -> tuple[Any, ...]:
     students, teachers = pairs(dtype)
     options = {
-        "margin_polynomial": _margin.margin_polynomial(1.35, dtype == torch.float64),
+        "margin_polynomial": margin_polynomial(1.35, dtype == torch.float64),
         "margin": 1.35,
         "scale": 64.0,
         "local_weight": 0.2,

@@ -173,7 +173,7 @@ def test_error_is_no_larger_than_that_of_eager_pytorch(dtype: torch.dtype) -> No
 
 
 def test_blocks_of_triplets_add_up_to_one_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    from amd_fused._ops import rkd
+    from amd_fused.losses.rkd import operator as rkd
 
     student, teacher = torch.randn(11, 6), torch.randn(11, 4)
     whole = run(rkd_loss, student, teacher)

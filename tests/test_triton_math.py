@@ -8,9 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from amd_fused.kernels import amd_series
-from amd_fused.kernels.amd_launches import passed
-from amd_fused.kernels.amd_math import number
+from amd_fused.losses._common.triton import series
+from amd_fused.losses.amd.triton.formulas import number
+from amd_fused.losses.amd.triton.launches import passed
 
 GRID = [mpmath.mpf(k) / 400 for k in range(1, 401)]
 DIGITS = 30
@@ -23,7 +23,7 @@ def polynomial(coefficients: tuple[float, ...], x: mpmath.mpf) -> mpmath.mpf:
 @pytest.mark.parametrize(("name", "bound"), [("ATANH_32", 2e-10), ("ATANH_64", 3e-16)])
 def test_atanh_series(name: str, bound: float) -> None:
     """log1p(e) = 2 atanh(w), w = e / (2 + e) in (0, 1/3]."""
-    coefficients = getattr(amd_series, name)
+    coefficients = getattr(series, name)
     with mpmath.workdps(DIGITS):
         for x in GRID:
             w = x / 3
@@ -34,7 +34,7 @@ def test_atanh_series(name: str, bound: float) -> None:
 @pytest.mark.parametrize(("name", "bound"), [("ARCCOS_32", 1e-9), ("ARCCOS_64", 3e-16)])
 def test_arccos_series(name: str, bound: float) -> None:
     """theta = arccos(1 - n) = sqrt(2 n) * series(2 n - 1) for n in (0, 1]."""
-    coefficients = getattr(amd_series, name)
+    coefficients = getattr(series, name)
     with mpmath.workdps(DIGITS):
         for n in GRID:
             theta = mpmath.sqrt(2 * n) * polynomial(coefficients, 2 * n - 1)

@@ -6,7 +6,7 @@ import cases
 import pytest
 import torch
 
-from amd_fused.kernels import plan
+from amd_fused.losses.amd.triton import plan
 
 
 def feature(*shape: int, channels_last: bool = False, itemsize: int = 4) -> plan.Feature:

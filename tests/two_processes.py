@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from amd_fused import LSHLoss, _hash_bias, class_means
+from amd_fused import LSHLoss, class_means
+from amd_fused.losses.lsh import hash_bias
 
 CLASSES, WIDTH, SAMPLES = 5, 7, 41
 
@@ -41,11 +42,11 @@ def biases(rank: int, sizes: tuple[int, int], statistic: str) -> Tensor:
 
 def biases_in_chunks(rank: int) -> Tensor:
     """Five hyperplanes at a time by the first process's data, three by the second's."""
-    before, _hash_bias._HASH_BYTES = _hash_bias._HASH_BYTES, 4 * 3 * 26
+    before, hash_bias._HASH_BYTES = hash_bias._HASH_BYTES, 4 * 3 * 26
     try:
         return biases(rank, (15, 26), "median")
     finally:
-        _hash_bias._HASH_BYTES = before
+        hash_bias._HASH_BYTES = before
 
 
 def failing(rank: int) -> Tensor:

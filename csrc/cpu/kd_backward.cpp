@@ -53,7 +53,7 @@ void backward(T weight, const Matrix& z_s, const Matrix& z_t, const KdRow<T>* ro
   });
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops/kd.py.
+// Schema and meaning of the arguments: amd_fused/losses/kd/operator.py.
 std::vector<Tensor> kd_bwd(Tensor grad_loss, Tensor student, Tensor teacher, Tensor rows,
                            Tensor numbers, bool student_grad, bool teacher_grad) {
   const double temperature = *static_cast<const double*>(numbers.data_ptr());

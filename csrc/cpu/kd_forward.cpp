@@ -137,7 +137,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
   return {loss, rows};
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops/kd.py, which is the only caller and has
+// Schema and meaning of the arguments: amd_fused/losses/kd/operator.py, which is the only caller and has
 // checked them.
 std::tuple<Tensor, Tensor> kd_fwd(Tensor student, Tensor teacher, Tensor numbers, int64_t norm,
                                   bool fixed_radius) {

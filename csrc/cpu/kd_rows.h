@@ -12,7 +12,7 @@ namespace amd_fused {
 // The kernels raise 2, not e: factors and gaps that they see are log2(e) times those.
 constexpr double kLn2 = 0.69314718055994530942;
 
-enum LogitNorm { kNoNorm, kStd, kL2 };  // amd_fused/_ops/kd.py has the same numbers
+enum LogitNorm { kNoNorm, kStd, kL2 };  // amd_fused/losses/kd/operator.py has the same numbers
 
 // What the backward pass needs of a row; the operator's tensor `rows` [B, 11] holds these.
 template <typename T>

@@ -26,7 +26,7 @@ void bce(const Tensor& hash_s, const Tensor& hash_t, const T* bias, bool needs_g
       });
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops/lsh.py.
+// Schema and meaning of the arguments: amd_fused/losses/lsh/operator.py.
 Tensor lsh_bce(Tensor hash_s, Tensor hash_t, std::optional<Tensor> bias, bool needs_grad) {
   const Scalar dtype = hash_s.scalar_type();
   const bool alike = hash_t.scalar_type() == dtype && hash_t.is_contiguous() &&

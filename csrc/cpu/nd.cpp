@@ -110,7 +110,7 @@ void backward(const Tensor& grad_loss, const Matrix& s, const Matrix& t, const T
   });
 }
 
-// Schemas and meaning of the arguments: amd_fused/_ops/nd.py.
+// Schemas and meaning of the arguments: amd_fused/losses/nd/operator.py.
 std::tuple<Tensor, Tensor> nd_fwd(Tensor student, Tensor teacher, Tensor target,
                                   Tensor class_means) {
   check_labels(target, class_means.size(0));

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 import amd_fused
-from amd_fused._checks.constant import _once
+from amd_fused.losses._common.constant_losses import _once
 
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 

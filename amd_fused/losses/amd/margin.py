@@ -1,7 +1,7 @@
 """The angle, the margin and the cosine as one polynomial: cos(m arccos(1 - n)) for n in [0, 1].
 
 derived: the function is analytic in n on the whole interval, so a short Chebyshev fit reaches
-rounding error, and its coefficients depend on the margin alone (tests/test_margin_polynomial.py
+rounding error, and its coefficients depend on the margin alone (test_margin_polynomial.py
 checks value and slope against mpmath). The powers are of v = 2 n - 1, not of n: centred, the
 coefficients stay small and little is lost in the sum (margin 4: absolute sum 6 instead of 97).
 """

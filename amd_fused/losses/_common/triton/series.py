@@ -1,6 +1,6 @@
 """Coefficients that the kernels take as compile-time tuples, from the host.
 
-Chebyshev fits for float32 and float64 (tests/test_triton_math.py holds them against mpmath):
+Chebyshev fits for float32 and float64 (test_triton_math.py holds them against mpmath):
 atanh(sqrt x) / sqrt x in powers of x on [0, 1/9], and arccos(1 - n) / sqrt(2 n) in powers of
 v = 2 n - 1 on [0, 1].
 """

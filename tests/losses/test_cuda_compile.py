@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from torch.utils import cpp_extension
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 CAPABILITIES = ("75", "80", "90", "100")
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))

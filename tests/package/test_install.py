@@ -22,7 +22,7 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NEEDED = ("LICENSE", "MANIFEST.in", "README.md", "amd_fused", "csrc", "pyproject.toml", "setup.py")
 COMPILERS = ("c++", "g++", "clang++")
 USE = """
@@ -258,5 +258,5 @@ def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
         for path in (copy / folder).rglob("*")
         if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")
     }
-    needed |= {"Makefile", "constraints.txt", "tests/data/released.json", ".ci/run"}
+    needed |= {"Makefile", "constraints.txt", "tests/support/released.json", ".ci/run"}
     assert needed - packed == set()

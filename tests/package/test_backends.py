@@ -233,7 +233,7 @@ def test_a_wrong_name_in_the_environment_is_named(monkeypatch):
 
 
 # Processes of their own: what a process has once looked up, it keeps.
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 WARNS_ONCE = """
 import warnings

@@ -25,14 +25,14 @@ OTHER_TRITONS = [folder for folder in os.environ.get("TRITONS", "").split(os.pat
 TWO_WORDS = 16
 # Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
 EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]]:
-    """What a script of this folder prints, with the Triton in a folder or the installed one."""
+    """What a script of tests/support prints, with the Triton in a folder or the installed one."""
     path = os.pathsep.join([triton, str(ROOT)] if triton else [str(ROOT)])
     process = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / script), *arguments],
+        [sys.executable, str(ROOT / "tests" / "support" / script), *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": path},

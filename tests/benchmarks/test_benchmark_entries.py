@@ -18,7 +18,7 @@ from benchmarks import all as everything
 from benchmarks import amd, environment, report, results, scaling, steps
 from benchmarks.subject import COMPILED, EAGER, Variant
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 

@@ -18,7 +18,7 @@ import torch
 from benchmarks import gpu, host, losses, scaling, steps, training
 from benchmarks.steps import SECONDS, Outcome
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = ("tests", "host", "losses", "training", "small-set", "scaling", "report")
 LEFT_OUT = ("build", "memcheck", "racecheck")
 

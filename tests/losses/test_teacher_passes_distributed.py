@@ -15,7 +15,7 @@ from two_processes import CLASSES, data
 
 from amd_fused import LSHLoss
 
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = Path(__file__).parents[1] / "support" / "two_processes.py"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("processes")
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
     processes = [

@@ -1,7 +1,7 @@
 """Compiles, for one GPU architecture and without a GPU, every launch that the dispatchers make.
 
 Run as a script, for Triton's compiler and its interpreter cannot share a process:
-`python tests/compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
+`python compile_triton.py 90 [case ...]` prints one JSON line a kernel: registers, shared
 memory, spill bytes, barriers, and the widths in bytes of loads and stores. The launches come from
 the dispatchers themselves (`amd_fwd_triton` and its like), over tensors without data. What was
 compiled stays in Triton's cache in the checkout's build folder, for other tests and processes, and
@@ -35,7 +35,7 @@ from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
 from amd_fused.losses.nd import triton as nd
 
-CACHE = Path(__file__).parent.parent / "build" / "triton-cache"
+CACHE = Path(__file__).parents[2] / "build" / "triton-cache"
 
 # DESIGN's benchmark shapes and the largest map: B, then (C_S, C_T, H, W) a layer.
 SHAPES = {

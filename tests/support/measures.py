@@ -29,7 +29,7 @@ def run(loss_fn: Callable[..., Tensor], student: Any, teacher: Any, **options: A
 
 
 def oracle(student: Any, teacher: Any, **options: Any) -> Result:
-    """The reference in float64, itself held against tests/oracle.py, which shares no code with
+    """The reference in float64, itself held against oracle.py, which shares no code with
     it."""
     return run(
         reference.amd_loss,

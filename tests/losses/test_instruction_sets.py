@@ -83,7 +83,9 @@ def losses(loss, student: Tensor, teacher: Tensor, *more: Tensor, **options) -> 
 
 @needs_cpp
 def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
+    )
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SAVE, str(tmp_path / isa)],

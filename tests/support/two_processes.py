@@ -1,6 +1,6 @@
 """One of two processes that compute over their shards; run by test_teacher_passes_distributed.py.
 
-`python tests/two_processes.py RANK FOLDER` writes FOLDER/RANK.pt: what each case gave or raised.
+`python two_processes.py RANK FOLDER` writes FOLDER/RANK.pt: what each case gave or raised.
 """
 
 from __future__ import annotations

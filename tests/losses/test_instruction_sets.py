@@ -83,9 +83,8 @@ def losses(loss, student: Tensor, teacher: Tensor, *more: Tensor, **options) -> 
 
 @needs_cpp
 def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
-    path = os.pathsep.join(
-        [str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "support")]
-    )
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here.parents[1], here.parent / "support", here)))
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", SAVE, str(tmp_path / isa)],

@@ -192,7 +192,7 @@ def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_er
     environment: Environment,
 ):
     environment.show_torch()
-    for path in (environment.sources / "csrc" / "cpu").glob("*.cpp"):
+    for path in (environment.sources / "csrc" / "cpu").rglob("*.cpp"):
         path.unlink()
     (environment.sources / "csrc" / "cpu" / "broken.cpp").write_text('#error "broken on purpose"\n')
     result = environment.install()

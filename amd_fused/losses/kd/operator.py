@@ -19,7 +19,7 @@ from amd_fused.losses._common.numbers import as_tensor
 from amd_fused.losses._common.saving import save, saved
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 
-# csrc/cpu/kd_rows.h and kd/triton/launcher.py have the same numbers.
+# csrc/cpu/rows/kd_rows.h and kd/triton/launcher.py have the same numbers.
 NORMS = {None: 0, "std": 1, "l2": 2}
 ROW_NUMBERS = 11
 

@@ -187,7 +187,7 @@ def _lsh_fwd_cpp(*args: Any) -> tuple[Tensor, list[Tensor]]:
     return _lsh_fwd(torch.ops.amd_fused.lsh_bce_cpp.default, *args)
 
 
-_LIBRARY.define(f"lsh_bce_cpp{_BCE_SCHEMA}")  # implemented by csrc/cpu/lsh.cpp
+_LIBRARY.define(f"lsh_bce_cpp{_BCE_SCHEMA}")  # implemented by csrc/cpu/rows/lsh.cpp
 for _backend in ("cpp", "triton"):
     _LIBRARY.define(f"lsh_fwd_{_backend}{_FWD_SCHEMA}")
     torch.library.register_fake(f"amd_fused::lsh_fwd_{_backend}", _lsh_fwd_fake, lib=_LIBRARY)

@@ -137,8 +137,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
   return {loss, rows};
 }
 
-// Schema and meaning of the arguments: amd_fused/losses/kd/operator.py, which is the only caller and has
-// checked them.
+// Schema and meaning of the arguments: amd_fused/losses/kd/operator.py, which is the only caller
+// and has checked them.
 std::tuple<Tensor, Tensor> kd_fwd(Tensor student, Tensor teacher, Tensor numbers, int64_t norm,
                                   bool fixed_radius) {
   const double* number = static_cast<const double*>(numbers.data_ptr());

@@ -1,9 +1,9 @@
 // The cross-entropy of hashes, value and gradient in one pass over one tile of a row.
 #pragma once
 
-#include "amd_exp.h"
 #include "amd_math.h"
 #include "lsh_rows.h"
+#include "vector_exp.h"
 
 namespace amd_fused {
 namespace AMD_ISA {

@@ -4,9 +4,9 @@
 // same for any number of threads.
 #pragma once
 
-#include "amd_exp.h"
 #include "amd_job.h"
 #include "amd_math.h"
+#include "vector_exp.h"
 
 namespace amd_fused {
 namespace AMD_ISA {

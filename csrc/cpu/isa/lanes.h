@@ -1,7 +1,7 @@
 // Across the lanes of a vector, and powers of two: for the losses that work row by row.
 #pragma once
 
-#include "amd_exp.h"
+#include "vector_exp.h"
 
 namespace amd_fused {
 namespace AMD_ISA {

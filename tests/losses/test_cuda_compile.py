@@ -132,7 +132,7 @@ def test_features_move_16_bytes_at_a_time(
     if disassembler() is None:
         pytest.skip("cuobjdump is not installed")
     found: dict[tuple[str, str], Counter[str]] = {}
-    for source in ("amd_sample.cu", "chunks.cu", "amd_grad.cu"):
+    for source in ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu"):
         found |= instructions(compiled[source][0], capability)
     for kind in "fd":
         for kernel in ("amd_fused_fwd_kernel", "amd_map_fwd_kernel", "amd_bwd_kernel"):

@@ -37,12 +37,13 @@ tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Tri
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.6 triton==3.6.*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/newest triton
 	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest -p no:benchmark \
-		tests/test_triton_compile.py -k 'other_tritons or sizes_of_one' $(ARGS)
+		tests/losses/test_triton_compile.py -k 'other_tritons or sizes_of_one' $(ARGS)
 
-lint: $(STAMPS)/dev-distill-vision ## check format, style and types
+lint: $(STAMPS)/dev-distill-vision ## check format, style, types and what imports what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	find csrc tests/cuda_on_host -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of memory

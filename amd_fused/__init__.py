@@ -2,29 +2,15 @@
 
 from amd_fused import _backends, compat, reference
 from amd_fused._backends import backends
-from amd_fused.functional import (
-    amd_loss,
-    at_loss,
-    class_means,
-    kd_loss,
-    lsh_loss,
-    nd_loss,
-    rkd_loss,
-    sp_loss,
-    spherical_kd_loss,
-)
 from amd_fused.hooks import FeatureHooks
-from amd_fused.modules import (
-    AMDLoss,
-    ATLoss,
-    DistillationLoss,
-    KDLoss,
-    LSHLoss,
-    NDLoss,
-    RKDLoss,
-    SphericalKDLoss,
-    SPLoss,
-)
+from amd_fused.losses.amd import AMDLoss, amd_loss
+from amd_fused.losses.at import ATLoss, at_loss
+from amd_fused.losses.kd import KDLoss, SphericalKDLoss, kd_loss, spherical_kd_loss
+from amd_fused.losses.lsh import LSHLoss, lsh_loss
+from amd_fused.losses.nd import NDLoss, class_means, nd_loss
+from amd_fused.losses.rkd import RKDLoss, rkd_loss
+from amd_fused.losses.sp import SPLoss, sp_loss
+from amd_fused.objective import DistillationLoss
 
 __version__ = "0.1.0"
 

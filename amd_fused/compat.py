@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from amd_fused import _checks
-from amd_fused.functional import amd_loss
+from amd_fused.losses._common import value_checks
+from amd_fused.losses.amd.function import amd_loss
 
 
 class AngularPenaltyLoss(nn.Module):
@@ -55,14 +55,14 @@ class AngularPenaltyLoss(nn.Module):
             )
         if loss_type.lower() != "sphereface":
             raise ValueError(f"{owner}: loss_type must be 'sphereface', got {loss_type!r}")
-        _checks.non_negative(owner, "eps", eps)
+        value_checks.non_negative(owner, "eps", eps)
         self.out_features = out_features
         self.loss_type = loss_type.lower()
         self.eps = eps
         self.s = s or 64.0
         self.m = m or 1.35
-        _checks.positive(owner, "s", self.s)
-        _checks.positive(owner, "m", self.m)
+        value_checks.positive(owner, "s", self.s)
+        value_checks.positive(owner, "m", self.m)
 
     def forward(self, g_s: Sequence[Tensor], g_t: Sequence[Tensor]) -> list[Tensor]:
         owner = type(self).__name__

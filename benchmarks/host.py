@@ -18,7 +18,8 @@ from unittest import mock
 import torch
 
 import amd_fused
-from amd_fused import _backends, _margin
+from amd_fused import _backends
+from amd_fused.losses.amd import margin
 from benchmarks import amd, parity, results, table
 from benchmarks.clock import HostClock, Mark, Step
 from benchmarks.harness import Settings, by_round, interleave, spread
@@ -153,7 +154,7 @@ def _switchable_launches() -> Iterator[tuple[_Switch, str]]:
     And why there is nothing to switch: empty where Triton can be imported.
     """
     try:
-        from amd_fused.kernels import amd as kernels
+        from amd_fused.losses.amd.triton import launcher as kernels
     except ImportError as error:
         yield _Switch(lambda launches: None), f"Triton cannot be imported ({error})"
         return
@@ -188,10 +189,10 @@ def _step(case: Case, loss: Loss, switch: _Switch, launching: bool, mark: Mark) 
 
 def _launch_path(case: Case, mark: Mark) -> None:
     """What the operators of the Triton backend run, with default options, called directly."""
-    from amd_fused.kernels import amd as kernels
+    from amd_fused.losses.amd.triton import launcher as kernels
 
     inputs, layers = case.inputs[0], len(SHAPE.pairs)
-    polynomial = _margin.margin_polynomial(1.35, False)
+    polynomial = margin.margin_polynomial(1.35, False)
     none = _Switch(kernels.run_all)
     none.on = False
     loss, d_f = kernels.amd_fwd_triton(

@@ -60,7 +60,7 @@ inline bool any_double(const std::vector<Tensor>& features) {
                      [](const Tensor& a) { return a.scalar_type() == Scalar::Double; });
 }
 
-// Arguments as in amd_fused/_ops/amd.py.
+// Arguments as in amd_fused/losses/amd/operator.py.
 template <typename T>
 Settings<T> make_settings(const std::optional<std::vector<double>>& margin_polynomial,
                           double margin, double eps, double scale, bool released,

@@ -149,12 +149,14 @@ def _extension(library: str, folder: str, **options: Any) -> setuptools.Extensio
     from torch.utils.cpp_extension import CppExtension
 
     shared, sources = ROOT / "csrc", ROOT / "csrc" / folder
-    files = [p for p in sources.iterdir() if p.suffix in (".cpp", ".cu")]
-    headers = [p for f in (shared, sources) for p in f.iterdir() if p.suffix in (".h", ".cuh")]
+    folders = [shared, sources, *sorted(p for p in sources.iterdir() if p.is_dir())]
+    found = [p for f in folders[1:] for p in f.iterdir()]
+    files = [p for p in found if p.suffix in (".cpp", ".cu")]
+    headers = [p for p in (*shared.iterdir(), *found) if p.suffix in (".h", ".cuh")]
     return CppExtension(
         f"{PACKAGE}._{library}",
         sorted(str(path.relative_to(ROOT)) for path in files),
-        include_dirs=[str(shared), str(sources)],
+        include_dirs=[str(f) for f in folders],
         depends=sorted(str(path.relative_to(ROOT)) for path in headers),
         define_macros=[("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION)],
         py_limited_api=True,  # does not link libtorch_python

@@ -25,16 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_triton_compile.py")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_for_training(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Networks this small train slower on several threads, and much slower where these contend."""
-    threads = torch.get_num_threads()
-    if request.path.name.startswith("test_distill"):
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from amd_fused.distill import recipe_listing, recipes
 from amd_fused.distill.errors import TrainingError, UsageError
+from amd_fused.distill.methods import parse
 from amd_fused.distill.options import (
     PROGRAM,
     SWEPT,
@@ -30,9 +31,9 @@ machines: `accelerate launch -m amd_fused distill ...` or `torchrun -m amd_fused
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. The exit code: 0; 1 a package is missing; 2 it was asked for something that
     cannot be; 3 training failed; 130 and 143 stopped by SIGINT and SIGTERM."""
-    given = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = given.run
     try:
+        given = _parser().parse_args(arguments)
+        run: Callable[[argparse.Namespace], None] = given.run
         run(given)
     except UsageError as error:
         refuse(str(error))
@@ -87,10 +88,12 @@ def _parser() -> Parser:
             help="write report.html after the run",
         )
 
-    look = add("evaluate", _evaluate, "test the kept weights of a finished run")
-    look.add_argument("run_dir", type=Path, metavar="RUN", help="its folder")
-    look.add_argument("--epoch", type=int, metavar="N", help="of the kept ones; default: the last")
-    look.add_argument("--data-dir", metavar="DIR", help="default: where the run found its data")
+    evaluate = add("evaluate", _evaluate, "test the kept weights of a finished run")
+    evaluate.add_argument("run_dir", type=Path, metavar="RUN", help="its folder")
+    evaluate.add_argument(
+        "--epoch", type=int, metavar="N", help="of the kept ones; default: the last"
+    )
+    evaluate.add_argument("--data-dir", metavar="DIR", help="default: where the run found its data")
 
     table = add("table", _table, "gather runs over seeds into the paper's table")
     table.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="runs lie below them")
@@ -101,7 +104,11 @@ def _parser() -> Parser:
 
     sweep = add("sweep", _sweep, "train teachers and students over methods, seeds and a grid")
     sweep.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="default: those of the recipe"
+        "--methods",
+        nargs="+",
+        type=parse,
+        metavar="METHOD",
+        help="default: those of the recipe",
     )
     sweep.add_argument(
         "--seeds", type=int, metavar="N", help="seeds 0 to N - 1, each with a teacher of its own"
@@ -124,10 +131,11 @@ def _train_teacher(given: argparse.Namespace) -> None:
         settings = RunDir(path).settings().changed(**overrides(given))
     from amd_fused.distill import engine
 
+    finished = RunDir(path).result_file.exists()
     result = engine.train_teacher(
-        settings, path, resume=given.resume, show_progress=not given.quiet, report=given.report
+        settings, path, resume=given.resume, show_progress=not given.quiet
     )
-    _say_result(path, result)
+    _finish(path, result, report=given.report, again=finished)
 
 
 def _distill(given: argparse.Namespace) -> None:
@@ -149,7 +157,7 @@ def _distill(given: argparse.Namespace) -> None:
         if not teacher_run.is_dir():
             raise UsageError(f"--teacher-run must be the folder of a teacher, got {teacher_run}")
         settings = settings.changed(teacher=RunDir(teacher_run).settings().teacher)
-    elif settings.method.strip().lower() != "scratch":
+    elif settings.method.distilled:
         raise UsageError(
             f"--teacher-run must be given for --method {settings.method}; "
             "`amd-fused train-teacher` makes one"
@@ -158,21 +166,31 @@ def _distill(given: argparse.Namespace) -> None:
 
     if teacher_run is not None:
         teacher = engine.TeacherChoice(teacher_run, teacher_epoch)
+    finished = run.result_file.exists()
     result = engine.distill(
         settings,
         path,
         teacher,
         resume=given.resume,
         show_progress=not given.quiet,
-        report=given.report,
     )
-    _say_result(path, result)
+    _finish(path, result, report=given.report, again=finished)
 
 
-def _say_result(path: Path, result: dict[str, object]) -> None:
+def _finish(path: Path, result: dict[str, object], *, report: bool, again: bool) -> None:
+    """Writes the report and prints the result of a run, `again` of one that was finished before.
+
+    A run that was killed while its report was written gets it when it is resumed.
+    """
     from amd_fused.distill import summary
 
-    summary.say_result(path, result)
+    out = path / "report.html"
+    if report and summary.is_main_process() and not (again and out.exists()):
+        # Pictures need libraries that training does without.
+        from amd_fused.distill.reports import write_report
+
+        write_report([path], out)
+    summary.print_result(path, result)
 
 
 def _evaluate(given: argparse.Namespace) -> None:
@@ -181,20 +199,20 @@ def _evaluate(given: argparse.Namespace) -> None:
     from amd_fused.distill import engine, summary
 
     metrics = engine.evaluate(given.run_dir, epoch=given.epoch, data_dir=given.data_dir)
-    summary.say_metrics(metrics)
+    summary.print_metrics(metrics)
 
 
 def _table(given: argparse.Namespace) -> None:
     for path in given.folders:
         if not path.is_dir():
             raise UsageError(f"DIR must be a folder with runs, got {path}")
-    from amd_fused.distill import looking
+    from amd_fused.distill import reports
 
     given.output_dir = given.output_dir or given.folders[0]
     out = folder(given)
-    print(looking.write_table(given.folders, out))
+    print(reports.write_table(given.folders, out))
     if given.report:
-        looking.write_report(given.folders, out / "report.html")
+        reports.write_report(given.folders, out / "report.html")
         print(f"Report: {out / 'report.html'}")
 
 
@@ -209,7 +227,7 @@ def _sweep(given: argparse.Namespace) -> None:
         recipe,
         overrides(given),
         folder(given),
-        methods=tuple(given.methods or recipe.methods),
+        methods=tuple(given.methods or map(parse, recipe.methods)),
         seeds=recipe.seeds if given.seeds is None else given.seeds,
         grid=grid or recipe.grid,
         teacher_epoch=given.teacher_epoch,
@@ -220,7 +238,7 @@ def _sweep(given: argparse.Namespace) -> None:
 def _backends(given: argparse.Namespace) -> None:
     from amd_fused.distill import summary
 
-    summary.say_backends(timed=given.time)
+    summary.print_backends(timed=given.time)
 
 
 def _recipes(given: argparse.Namespace) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from amd_fused.distill import recipes
-from amd_fused.distill.config import GROUPS, Settings, flag
+from amd_fused.distill.config import Settings, all_settings
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import Method, parse
+from amd_fused.distill.setting import GROUPS, flag
 
 PROGRAM = "amd-fused"
 # A teacher learns from the labels alone. What a sweep varies it takes itself.
@@ -58,7 +59,7 @@ def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         if command == "train-teacher" and group in _STUDENTS_ONLY:
             continue
         section = parser.add_argument_group(group)
-        for option in fields(Settings):
+        for option in all_settings():
             name = option.name
             hidden = name in _NOT_OPTIONS or _belongs_elsewhere(name, command)
             if option.metadata["group"] == group and not hidden:
@@ -81,6 +82,8 @@ def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
     if shown != "":
         help += f" (where the recipe says nothing: {shown})"
     made: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
+    if kind is Method:
+        return made | {"metavar": "METHOD", "type": parse}
     if kind is bool:
         return made | {"action": argparse.BooleanOptionalAction}
     if option.metadata["choices"]:
@@ -110,7 +113,7 @@ def settings_of(given: argparse.Namespace, command: str) -> Settings:
 
 def overrides(given: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line names, lists as tuples."""
-    names = {option.name for option in fields(Settings)} - {"recipe"}
+    names = {option.name for option in all_settings()} - {"recipe"}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(given).items()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from amd_fused.distill.config import Settings
+from amd_fused.distill.config import Settings, all_settings
 from amd_fused.distill.recipes import RECIPES, TABLE_METHODS, get
 
 # Of a recipe, what is not the experiment's.
@@ -33,7 +32,7 @@ def describe(name: str) -> str:
     recipe = get(name)
     lines = [f"{recipe.name}: {recipe.title}", "", "settings:"]
     settings = Settings(**recipe.settings)
-    for option in fields(Settings):
+    for option in all_settings():
         value = getattr(settings, option.name)
         hidden = option.metadata["group"] == "running" or option.name in _NOT_SHOWN
         if not hidden and value not in ("", ()):

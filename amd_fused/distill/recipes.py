@@ -13,13 +13,11 @@ from typing import Any
 
 from amd_fused.distill import paper
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import TERMS
 from amd_fused.distill.paper import Setup
 
 # All single methods, in the order of the tables.
-ALL_METHODS = (
-    *("scratch", "kd", "skd", "nd", "lsh", "at", "sp", "rkd"),
-    *("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl"),
-)
+ALL_METHODS = tuple(term.key for term in TERMS)
 TABLE_METHODS = ("scratch", "kd", "at", "sp", "rkd", "amd-g", "amd-gl")
 _MIXUP_METHODS = ("scratch", "kd", "at", "amd-g", "amd-gl")
 _WITH_SP = ("at+sp", "amd-g+sp", "amd-gl+sp")

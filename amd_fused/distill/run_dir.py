@@ -94,7 +94,7 @@ class RunDir:
                 break
         return lines
 
-    def kept_epochs(self) -> list[int]:
+    def saved_epochs(self) -> list[int]:
         """Epochs whose weights are kept, in order."""
         found = (_EPOCH.fullmatch(path.name) for path in self.checkpoints.glob("epoch-*.pt"))
         return sorted(int(match[1]) for match in found if match)

@@ -21,26 +21,26 @@ _BATCH = 128
 _ROUNDS, _WARMUP = 7, 2
 
 
-def say_result(path: Path, result: Mapping[str, Any]) -> None:
+def print_result(path: Path, result: Mapping[str, Any]) -> None:
     """Where a run ended."""
-    if not _speaks():
+    if not is_main_process():
         return
-    say_metrics(result["test"])
+    print_metrics(result["test"])
     print(f"Run: {path}")
     if (path / "report.html").exists():
         print(f"Report: {path / 'report.html'}")
 
 
-def say_metrics(metrics: Mapping[str, Any]) -> None:
+def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Of all test images."""
-    if not _speaks():
+    if not is_main_process():
         return
     shown = {"top1": "top-1 {:.2f} %", "top5": "top-5 {:.2f} %", "nll": "NLL {:.4f}"}
     shown["ece"] = "ECE {:.2f} %"
     print("Test: " + ", ".join(text.format(metrics[name]) for name, text in shown.items()))
 
 
-def say_backends(timed: bool) -> None:
+def print_backends(timed: bool) -> None:
     """A row a backend: whether it runs here or why not and, if asked, what the AMD loss costs."""
     table = Table(title="Backends")
     for column in ("backend", "state", *(("AMD loss, ms", "times eager") if timed else ())):
@@ -59,8 +59,8 @@ def say_backends(timed: bool) -> None:
     Console().print(table)
 
 
-def _speaks() -> bool:
-    """Whether this is the one process that prints results."""
+def is_main_process() -> bool:
+    """Whether this is the one process that prints results and writes reports."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)

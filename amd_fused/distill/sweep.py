@@ -16,9 +16,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from amd_fused.distill import engine, looking, methods, models
+from amd_fused.distill import engine, models, reports
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import Method
 from amd_fused.distill.recipes import Recipe
 
 
@@ -35,7 +36,7 @@ def run(
     overrides: Mapping[str, Any],
     out: Path,
     *,
-    methods: tuple[str, ...],
+    methods: tuple[Method, ...],
     seeds: int,
     grid: Mapping[str, tuple[float, ...]],
     teacher_epoch: int | None = None,
@@ -60,11 +61,10 @@ def run(
             teacher,
             resume=True,
             show_progress=show_progress,
-            report=False,
         )
         for point in chosen[seed]:
             under = None
-            if point.settings.method != "scratch":
+            if point.settings.method.distilled:
                 under = engine.TeacherChoice(teacher, teacher_epoch)
             engine.distill(
                 point.settings,
@@ -72,34 +72,32 @@ def run(
                 under,
                 resume=True,
                 show_progress=show_progress,
-                report=False,
             )
     finish(out, grid)
 
 
 def points(
     settings: Settings,
-    names: tuple[str, ...],
+    methods: tuple[Method, ...],
     seeds: int,
     grid: Mapping[str, tuple[float, ...]],
 ) -> list[list[Point]]:
     """The students of each seed: every method once, those with an AMD loss at every grid point."""
-    parsed = [methods.parse(name) for name in names]
-    for method in parsed:
-        methods.check(method, settings)
-    keys = [method.key for method in parsed]
-    if len(set(keys)) < len(keys):
-        raise UsageError(f"--methods must differ, got {' '.join(names)}")
+    for method in methods:
+        method.check(settings)
+    if len(set(methods)) < len(methods):
+        raise UsageError(f"--methods must differ, got {' '.join(map(str, methods))}")
     for name, values in grid.items():
         if len(set(values)) < len(values):
             raise UsageError(f"--{name} must differ, got {' '.join(f'{v:g}' for v in values)}")
     return [
         [
             Point(
-                Path("_".join([name, *(f"{k}-{v:g}" for k, v in at.items())])) / f"seed-{seed}",
-                settings.changed(method=name, seed=seed, **at),
+                Path("_".join([method.key, *(f"{k}-{v:g}" for k, v in at.items())]))
+                / f"seed-{seed}",
+                settings.changed(method=method, seed=seed, **at),
             )
-            for name, method in zip(keys, parsed, strict=True)
+            for method in methods
             for at in (_grid_points(grid) if "amd" in method.losses else [{}])
         ]
         for seed in range(seeds)
@@ -112,10 +110,10 @@ def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
 
     if not PartialState().is_main_process:
         return
-    print(looking.write_table([out], out))
+    print(reports.write_table([out], out))
     written = [out / "table.md", out / "table.csv", out / "report.html"]
-    looking.write_report([out], out / "report.html")
-    written += [looking.write_sweep_picture([out], out / f"{name}.png", name) for name in grid]
+    reports.write_report([out], out / "report.html")
+    written += [reports.write_sweep_picture([out], out / f"{name}.png", name) for name in grid]
     # Not a console's print, which breaks long paths into lines.
     print("\n".join(f"Written: {path}" for path in written))
 

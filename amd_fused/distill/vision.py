@@ -21,7 +21,7 @@ _MISSING = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-# Kept: what a library declares goes when it does.
+# SavedNetwork: what a library declares goes when it does.
 _declared: list[torch.library.Library] = []
 
 

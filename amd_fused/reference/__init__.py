@@ -4,19 +4,16 @@ Readable first; every other backend is checked against these files, run in float
 only.
 """
 
-from amd_fused.reference.amd import (
-    amd_loss,
-    compute_dtype,
-    cos_margin,
-    kept_by_autograd,
-    pool_to_common_size,
-)
-from amd_fused.reference.at import at_loss
-from amd_fused.reference.kd import kd_loss, spherical_kd_loss, spherical_logits
-from amd_fused.reference.lsh import lsh_loss
-from amd_fused.reference.nd import nd_loss
-from amd_fused.reference.rkd import rkd_loss
-from amd_fused.reference.sp import similarity_distance, sp_loss
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.pooling import pool_to_common_size
+from amd_fused.losses._common.saving import kept_by_autograd
+from amd_fused.losses.amd.reference import amd_loss, cos_margin
+from amd_fused.losses.at.reference import at_loss
+from amd_fused.losses.kd.reference import kd_loss, spherical_kd_loss, spherical_logits
+from amd_fused.losses.lsh.reference import lsh_loss
+from amd_fused.losses.nd.reference import nd_loss
+from amd_fused.losses.rkd.reference import rkd_loss
+from amd_fused.losses.sp.reference import similarity_distance, sp_loss
 
 __all__ = [
     "amd_loss",

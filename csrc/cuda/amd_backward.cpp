@@ -51,7 +51,7 @@ void backward(const Tensor& grad_loss, const std::vector<Features>& features,
   }
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops/amd.py.
+// Schema and meaning of the arguments: amd_fused/losses/amd/operator.py.
 std::vector<Tensor> amd_bwd(Tensor grad_loss, std::vector<Tensor> features,
                             std::vector<Tensor> d_f) {
   std::vector<Tensor> result;

@@ -210,8 +210,8 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
   return {loss, d_f};
 }
 
-// Schema and meaning of the arguments: amd_fused/_ops/amd.py, which is the only caller and has
-// checked them.
+// Schema and meaning of the arguments: amd_fused/losses/amd/operator.py, which is the only caller
+// and has checked them.
 std::tuple<Tensor, std::vector<Tensor>> amd_fwd(
     std::vector<Tensor> student, std::vector<Tensor> teacher,
     std::optional<std::vector<double>> margin_polynomial, double margin, double scale,

@@ -9,9 +9,9 @@
 // chunked  maps first, then short passes over chunks of positions: maps of any larger size, or
 //          larger than the device's shared memory. In float64 from half that size on.
 //
-// The rules of amd_fused/kernels/plan.py, but for its lower limits of the fused form: Triton holds
-// maps in registers, and tiles of channels_last features beside them. Here two blocks of the
-// largest map share a multiprocessor whatever the layout.
+// The rules of amd_fused/losses/amd/triton/plan.py, but for its lower limits of the fused form:
+// Triton holds maps in registers, and tiles of channels_last features beside them. Here two blocks
+// of the largest map share a multiprocessor whatever the layout.
 #pragma once
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// Kernels with the mistakes that running on the CPU is to find: tests/test_cuda_on_host.py.
+// Kernels with the mistakes that running on the CPU is to find: test_cuda_on_host.py.
 
 #include <cuda_runtime.h>
 

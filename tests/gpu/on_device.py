@@ -28,7 +28,7 @@ DRY = DEVICE.type == "cpu"
 BACKENDS = ("triton", "cuda")
 features = functools.partial(cases.features, device=DEVICE)
 
-# One shape for each form of the forward kernels (amd_fused/kernels/plan.py): few positions and
+# One shape for each form of the forward kernels (losses/amd/triton/plan.py): few positions and
 # channels; a map that fits in registers, with features that one program should not read alone; a
 # map that does not fit.
 FORMS = {
@@ -60,7 +60,7 @@ def benchmark_features(
 
 def forward_kernels(student: Tensor, teacher: Tensor) -> set[str]:
     """Names of the kernels that a call launches forward; none is launched here."""
-    from amd_fused.kernels import amd
+    from amd_fused.losses.amd.triton import launcher as amd
 
     launched: list[Any] = []
     amd.amd_fwd_triton(

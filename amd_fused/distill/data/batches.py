@@ -5,8 +5,10 @@ Epochs and the steps within one count from 0.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,8 @@ from amd_fused.distill.errors import UsageError
 
 # What a seed of (seed, epoch) is for; negative, so that no step's number is the same.
 _ORDER, _CHANGES = -1, -2
+# What must not end a worker. Where there is no sigwaitinfo, no SIGTERM says who sent it.
+_BLOCKED = (signal.SIGINT, signal.SIGTERM) if hasattr(signal, "sigwaitinfo") else (signal.SIGINT,)
 
 
 def train_steps(images: Images, batch_size: int) -> int:
@@ -151,33 +155,44 @@ def _load(batches: _Batches, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         # Its own, or each epoch would take a number out of the global one.
         generator=torch.Generator(),
     )
-    taken = 0
+    with _signals_blocked():
+        loading = iter(loader)
     try:
-        for loaded in loader:
-            taken += 1
-            yield _or_raise(loaded)
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
-            raise
-    # SIGTERM has ended the workers: what the trainer still needs before it stops is loaded here.
-    for step in range(taken, len(batches)):
-        yield _or_raise(batches[step])
-
-
-def _or_raise(loaded: tuple[Tensor, Tensor] | UsageError) -> tuple[Tensor, Tensor]:
-    if isinstance(loaded, UsageError):
-        raise loaded
-    return loaded
+        for loaded in loading:
+            if isinstance(loaded, UsageError):
+                raise loaded
+            yield loaded
+    finally:
+        # Its workers end at once. In a traceback it would be left to the collector of garbage,
+        # which takes the queues first by which they are told so.
+        del loading
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Workers that are forked inside have no moment in which a signal could end them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach workers too, while the trainer ends its step.
 
-    A worker that a signal kills would be an error there, one that exits is none until it is missed.
+    A worker may hold a lock that the trainer then waits for, so none may end but by the trainer.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    if signal.SIGTERM in _BLOCKED:
+        threading.Thread(target=_end_by_the_trainer, daemon=True).start()
+
+
+def _end_by_the_trainer() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amd_fused.distill.data.seeds import mix_seed
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.models.seeding import seeded
+from amd_fused.distill.seeding import seeded
 from amd_fused.distill.vision import load_torchvision
 
 Transform: TypeAlias = Callable[[Image.Image], Image.Image]

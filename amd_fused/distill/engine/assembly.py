@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 import amd_fused
-from amd_fused.distill import criteria, data, methods, models
+from amd_fused.distill import data, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch
-from amd_fused.distill.engine.batches import placed, plain_batches
+from amd_fused.distill.engine.batches import eval_batches, to_device
 from amd_fused.distill.engine.batchnorm import share_statistics
-from amd_fused.distill.engine.networks import Kept, TeacherChoice, load_kept
-from amd_fused.distill.engine.objective import Frozen, Objective
+from amd_fused.distill.engine.networks import SavedNetwork, TeacherChoice, load_saved_network
+from amd_fused.distill.engine.objective import FrozenTeacher, Objective
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import Embeddings, Method
 from amd_fused.distill.run_dir import TEACHER, RunDir
 
-# Losses that compare maps position by position.
-_PAIRED = {"amd", "at"}
 # Images that an objective is tried with before the training.
 _TRIED = 4
 _UNKNOWN = models.Layers((), "")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """The network that a run trains. Layers are empty where they are not known nor needed."""
 
     name: str
@@ -38,10 +38,10 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Guide:
+class TeacherNetwork:
     """A run's teacher. A student from scratch may have one too, to measure its distance to."""
 
-    kept: Kept
+    saved: SavedNetwork
     layers: models.Layers
 
 
@@ -52,7 +52,7 @@ def read_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
         UsageError: it is missing or broken.
     """
     loaded: list[data.DataSet] = []
-    launch.from_main(accelerator, lambda: loaded.append(data.load(settings)))
+    launch.on_main_process(accelerator, lambda: loaded.append(data.load(settings)))
     return loaded[0] if loaded else data.load(settings)
 
 
@@ -80,18 +80,16 @@ def build(
     choice: TeacherChoice | None,
     dataset: data.DataSet,
     accelerator: Accelerator,
-) -> tuple[Trained, Guide | None]:
+) -> tuple[TrainedNetwork, TeacherNetwork | None]:
     """Both networks on their device, checked to go together.
 
     Raises:
         UsageError: they do not, or one is missing, unknown or broken.
     """
-    method = methods.parse(settings.method)
+    method = settings.method
     if method.distilled and choice is None:
-        raise UsageError(
-            f"--teacher-run must be given for --method {settings.method}, got no teacher"
-        )
-    methods.check(method, settings)
+        raise UsageError(f"--teacher-run must be given for --method {method}, got no teacher")
+    method.check(settings)
     side = "teacher" if role == TEACHER else "student"
     name = models.canonical(getattr(settings, side))
     network = models.build(
@@ -101,36 +99,40 @@ def build(
         image_size=dataset.image_size,
         seed=settings.seed,
     )
-    needed = method.maps or method.embedding
     own = getattr(settings, f"{side}_layers"), getattr(settings, f"{side}_embedding")
-    layers = _layers(needed or any(own), lambda: models.layers(name, network, *own))
-    trained = Trained(name, network, layers, models.count_parameters(network))
-    guide = None
+    layers = _layers(method, any(own), network, lambda: models.layers(name, network, *own), dataset)
+    trained = TrainedNetwork(name, network, layers, models.count_parameters(network))
+    teacher = None
     if choice is not None:
-        kept = load_kept(RunDir(choice.run), dataset, choice.epoch)
+        saved = load_saved_network(RunDir(choice.run), dataset, choice.epoch)
         theirs = settings.teacher_layers, settings.teacher_embedding
-        guide = Guide(kept, _layers(needed or any(theirs), lambda: kept.layers(*theirs)))
-        if _PAIRED & set(method.losses):
-            check_pair(trained, guide, dataset)
-        place(kept.network.requires_grad_(False), settings, accelerator)
+        layers = _layers(method, any(theirs), saved.network, lambda: saved.layers(*theirs), dataset)
+        teacher = TeacherNetwork(saved, layers)
+        if method.paired:
+            check_pair(trained, teacher, dataset)
+        move_to_device(saved.network.requires_grad_(False), settings, accelerator)
+    if accelerator.is_main_process:
+        _print_layouts(side, trained.layers)
+        if teacher is not None:
+            _print_layouts("teacher", teacher.layers)
     if accelerator.num_processes > 1 and settings.sync_batchnorm:
         share_statistics(network, accelerator.device)
-    place(network, settings, accelerator)
-    return trained, guide
+    move_to_device(network, settings, accelerator)
+    return trained, teacher
 
 
-def place(network: nn.Module, settings: Settings, accelerator: Accelerator) -> None:
+def move_to_device(network: nn.Module, settings: Settings, accelerator: Accelerator) -> None:
     """The network on the device and in the memory format of a run, in place."""
     network.to(accelerator.device)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def check_pair(trained: Trained, guide: Guide, dataset: data.DataSet) -> None:
+def check_pair(trained: TrainedNetwork, teacher: TeacherNetwork, dataset: data.DataSet) -> None:
     """A UsageError if the maps of student and teacher cannot be compared position by position."""
     models.check_pair(
-        guide.kept.network,
-        guide.layers,
+        teacher.saved.network,
+        teacher.layers,
         trained.network,
         trained.layers,
         dataset.channels,
@@ -140,13 +142,13 @@ def check_pair(trained: Trained, guide: Guide, dataset: data.DataSet) -> None:
 
 def make_objective(
     settings: Settings,
-    trained: Trained,
-    guide: Guide | None,
+    trained: TrainedNetwork,
+    teacher: TeacherNetwork | None,
     dataset: data.DataSet,
     accelerator: Accelerator,
     *,
     resumed: bool,
-) -> tuple[Objective, Frozen | None]:
+) -> tuple[Objective, FrozenTeacher | None]:
     """What a step computes, and the teacher that it learns from; tried with a few images.
 
     Args:
@@ -155,48 +157,83 @@ def make_objective(
     Raises:
         UsageError: it cannot be computed.
     """
-    method = methods.parse(settings.method)
-    teacher = None
-    if guide is not None and method.distilled:
-        teacher = Frozen(guide.kept.network, guide.layers, method)
-    width, teacher_width, class_means = None, None, None
-    if guide is not None and method.embedding:
-        of_images = dataset.channels, dataset.image_size
-        width = models.embedding_width(trained.network, trained.layers, *of_images)
-        teacher_width = models.embedding_width(guide.kept.network, guide.layers, *of_images)
-    if teacher is not None and method.class_means:
-        if resumed:
-            class_means = torch.zeros(dataset.num_classes, teacher_width or 0)
-        else:
-            class_means = _class_means(teacher, dataset, settings, accelerator)
-    criterion = criteria.criterion(
-        method,
-        settings,
-        student_width=width,
-        teacher_width=teacher_width,
-        class_means=class_means,
-    )
+    method = settings.method
+    frozen, embeddings = None, None
+    if teacher is not None and method.distilled:
+        frozen = FrozenTeacher(teacher.saved.network, teacher.layers, method)
+        if method.embedding:
+            embeddings = _embeddings(
+                trained, teacher, frozen, settings, dataset, accelerator, resumed
+            )
+    criterion = method.criterion(settings, embeddings)
     objective = Objective(trained.network, trained.layers, criterion, method)
     objective.to(accelerator.device)
-    _try(objective, teacher, settings, dataset, accelerator)
-    return objective, teacher
+    _dry_run(objective, frozen, settings, dataset, accelerator)
+    return objective, frozen
 
 
-def _layers(needed: bool, find: Callable[[], models.Layers]) -> models.Layers:
-    """Layers that nothing needs may be unknown, as those of most networks of a library are."""
+def _layers(
+    method: Method,
+    given: bool,
+    network: nn.Module,
+    find: Callable[[], models.Layers],
+    dataset: data.DataSet,
+) -> models.Layers:
+    """A network's layers, with the layouts of their maps.
+
+    What the method does not need may be unknown, as the layers of most networks of a library are,
+    unless it was `given` on the command line.
+    """
     try:
-        return find()
+        found = find()
     except UsageError:
-        if needed:
+        if method.maps or method.embedding or given:
             raise
         return _UNKNOWN
+    try:
+        return models.with_layouts(network, found, dataset.channels, dataset.image_size)
+    except UsageError:
+        if method.maps:
+            raise
+        return replace(found, maps=())
+
+
+def _print_layouts(side: str, layers: models.Layers) -> None:
+    if layers.channels_last:
+        paths = ", ".join(path for path in layers.maps if path in layers.channels_last)
+        print(
+            f"the {side}'s maps [B, H, W, C] of {paths} are permuted to [B, C, H, W]",
+            file=sys.stderr,
+        )
+
+
+def _embeddings(
+    trained: TrainedNetwork,
+    teacher: TeacherNetwork,
+    frozen: FrozenTeacher,
+    settings: Settings,
+    dataset: data.DataSet,
+    accelerator: Accelerator,
+    resumed: bool,
+) -> Embeddings | None:
+    """None where no loss needs class means; the embeddings' layers are checked all the same."""
+    of_images = dataset.channels, dataset.image_size
+    width = models.embedding_width(trained.network, trained.layers, *of_images)
+    teacher_width = models.embedding_width(teacher.saved.network, teacher.layers, *of_images)
+    if not settings.method.class_means:
+        return None
+    if resumed:
+        means = torch.zeros(dataset.num_classes, teacher_width)
+    else:
+        means = _class_means(frozen, dataset, settings, accelerator)
+    return Embeddings(width, teacher_width, means)
 
 
 def _class_means(
-    teacher: Frozen, dataset: data.DataSet, settings: Settings, accelerator: Accelerator
+    teacher: FrozenTeacher, dataset: data.DataSet, settings: Settings, accelerator: Accelerator
 ) -> Tensor:
     """`[K, D]` of the training images as they are, over all processes."""
-    batches = plain_batches(dataset.train, settings, accelerator)
+    batches = eval_batches(dataset.train, settings, accelerator)
     try:
         with accelerator.autocast():
             means = amd_fused.class_means(teacher.embedding, batches, dataset.num_classes)
@@ -205,16 +242,16 @@ def _class_means(
     return means.cpu()
 
 
-def _try(
+def _dry_run(
     objective: Objective,
-    teacher: Frozen | None,
+    teacher: FrozenTeacher | None,
     settings: Settings,
     dataset: data.DataSet,
     accelerator: Accelerator,
 ) -> None:
     """What no check foresaw, such as a --backend that cannot run here, is said before training."""
     count = min(_TRIED, settings.batch_size)
-    images = placed(dataset.train.batch(range(count), None), settings, accelerator)
+    images = to_device(dataset.train.batch(range(count), None), settings, accelerator)
     target = dataset.train.labels[:count].to(accelerator.device)
     objective.eval()
     try:

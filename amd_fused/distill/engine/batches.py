@@ -15,13 +15,13 @@ from amd_fused.distill.config import Settings
 _TEST_BATCH = 256
 
 
-def placed(images: Tensor, settings: Settings, accelerator: Accelerator) -> Tensor:
+def to_device(images: Tensor, settings: Settings, accelerator: Accelerator) -> Tensor:
     """Images `[B, C, H, W]` on the device, as networks of the settings take them."""
     form = torch.channels_last if settings.channels_last else torch.contiguous_format
     return images.to(accelerator.device, non_blocking=True, memory_format=form)
 
 
-def plain_batches(
+def eval_batches(
     images: data.Images, settings: Settings, accelerator: Accelerator
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's share of a split, each image once and as it is; labels stay on the CPU."""
@@ -32,4 +32,4 @@ def plain_batches(
         processes=accelerator.num_processes,
         workers=settings.workers,
     )
-    return ((placed(found, settings, accelerator), labels) for found, labels in batches)
+    return ((to_device(found, settings, accelerator), labels) for found, labels in batches)

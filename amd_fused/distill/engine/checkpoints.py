@@ -1,4 +1,4 @@
-"""What is kept of a run: the weights of some epochs, and all that --resume needs."""
+"""What is saved of a run: the weights of some epochs, and all that --resume needs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Progress:
     reliability: dict[str, list[float]] = field(default_factory=dict)
 
 
-def save_resumable(run: RunDir, state: dict[str, Any], progress: Progress) -> None:
+def save_checkpoint(run: RunDir, state: dict[str, Any], progress: Progress) -> None:
     """last.pt: state_dicts by name, and the progress."""
     _save(run.last_checkpoint, {"schema": SCHEMA, **state, "progress": asdict(progress)})
 
 
-def load_resumable(run: RunDir) -> tuple[dict[str, Any], Progress] | None:
-    """What :func:`save_resumable` was given, with tensors on the CPU; None where nothing was saved.
+def load_checkpoint(run: RunDir) -> tuple[dict[str, Any], Progress] | None:
+    """What :func:`save_checkpoint` was given, tensors on the CPU; None where nothing was saved.
 
     Raises:
         UsageError: the file is broken or of another schema.
@@ -69,9 +69,9 @@ def save_weights(run: RunDir, epoch: int, content: dict[str, Any]) -> None:
     _save(run.weights_file(epoch), content)
 
 
-def drop_weights(run: RunDir, keep: set[int]) -> None:
+def delete_weights(run: RunDir, keep: set[int]) -> None:
     """Deletes the weights of all epochs but those to keep."""
-    for epoch in set(run.kept_epochs()) - keep:
+    for epoch in set(run.saved_epochs()) - keep:
         run.weights_file(epoch).unlink(missing_ok=True)
 
 
@@ -82,7 +82,7 @@ def weights_file(run: RunDir, epoch: int | None) -> Path:
         UsageError: they were not kept; the message lists the epochs that were.
     """
     wanted = run.settings().epochs if epoch is None else epoch
-    kept = run.kept_epochs()
+    kept = run.saved_epochs()
     if wanted not in kept:
         there = ", ".join(map(str, kept)) if kept else "none"
         remedy = "has it come to its end?" if epoch is None else "--save-every keeps more"

@@ -51,7 +51,7 @@ def start(settings: Settings) -> Accelerator:
     return accelerator
 
 
-def from_main(accelerator: Accelerator, function: Callable[[], _T]) -> _T:
+def on_main_process(accelerator: Accelerator, function: Callable[[], _T]) -> _T:
     """What `function` returns in the main process, or raises there, in all of them.
 
     It is called in the main process alone; its result must pickle.

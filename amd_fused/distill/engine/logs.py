@@ -105,7 +105,7 @@ class Display:
                 f"{line['images_per_second']:,.0f} images/s, {line['seconds']:.1f} s"
             )
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """A line, whether or not progress is shown."""
         self._console.print(text, markup=False)
 

@@ -15,19 +15,19 @@ from torch import Tensor
 from amd_fused.distill import data
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import checkpoints, launch
-from amd_fused.distill.engine.batches import placed, plain_batches
+from amd_fused.distill.engine.batches import eval_batches, to_device
 from amd_fused.distill.engine.checkpoints import Progress
 from amd_fused.distill.engine.interrupts import Interrupts
 from amd_fused.distill.engine.logs import Display, Logs
 from amd_fused.distill.engine.metrics import measure
-from amd_fused.distill.engine.objective import Frozen, Objective
+from amd_fused.distill.engine.objective import FrozenTeacher, Objective
 from amd_fused.distill.engine.schedule import learning_rate
 from amd_fused.distill.errors import TrainingError
 from amd_fused.distill.run_dir import RunDir
 
 
-def look_every(device: torch.device) -> int:
-    """Steps between two looks at what was computed: each look makes a GPU wait."""
+def sync_interval(device: torch.device) -> int:
+    """Steps after which the losses are read: each reading makes a GPU wait."""
     return 1 if device.type == "cpu" else 10
 
 
@@ -45,7 +45,7 @@ class Loop:
         settings: Settings,
         dataset: data.DataSet,
         objective: Objective,
-        teacher: Frozen | None,
+        teacher: FrozenTeacher | None,
         accelerator: Accelerator,
         *,
         network: str,
@@ -73,7 +73,7 @@ class Loop:
         return self.progress.epoch * self.steps + self.progress.step
 
     def restore(self, state: dict[str, Any], progress: Progress) -> None:
-        """Goes on from what :func:`checkpoints.load_resumable` gave."""
+        """Goes on from what :func:`checkpoints.load_checkpoint` gave."""
         self._objective.load_state_dict(state["objective"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._accelerator.scaler is not None and state["scaler"]:
@@ -100,19 +100,19 @@ class Loop:
                     self._train_epoch(interrupts, display)
                     self._finish_epoch(logs, display)
                     if self._any_process(interrupts.received is not None):
-                        self._halt(interrupts, display)
+                        self._stop(interrupts, display)
         finally:
             interrupts.deferred = False
             if logs is not None:
                 logs.close()
         if interrupts.received is not None:
-            # It came after the last look at it.
-            self._halt(interrupts, display)
+            # It came after the last epoch's check.
+            self._stop(interrupts, display)
 
     def _train_epoch(self, interrupts: Interrupts, display: Display) -> None:
         settings, progress, accelerator = self._settings, self.progress, self._accelerator
         self._objective.train()
-        every = look_every(accelerator.device)
+        every = sync_interval(accelerator.device)
         alone = accelerator.num_processes == 1
         self._advance_clock(training=False)
         batches = data.train_batches(
@@ -126,19 +126,19 @@ class Loop:
             workers=settings.workers,
         )
         for images, labels in batches:
-            self._values.append(self._step(placed(images, settings, accelerator), labels))
+            self._values.append(self._step(to_device(images, settings, accelerator), labels))
             progress.step += 1
             due = settings.checkpoint_steps and self.done % settings.checkpoint_steps == 0
             last = progress.step == self.steps
             stop = interrupts.received is not None
             if due or last or progress.step % every == 0 or (alone and stop):
-                stop = self._look(stop)
+                stop = self._sync_losses(stop)
                 display.step(self.done, self._images_per_second(), self._means())
                 if due or stop:
-                    launch.from_main(accelerator, self._save)
+                    launch.on_main_process(accelerator, self._save)
                     self._advance_clock(training=False)
                 if stop:
-                    self._halt(interrupts, display)
+                    self._stop(interrupts, display)
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One update; returns the objective's values on the device, which is not waited for."""
@@ -161,7 +161,7 @@ class Loop:
         self._optimizer.step()
         return values
 
-    def _look(self, stop: bool) -> bool:
+    def _sync_losses(self, stop: bool) -> bool:
         """Waits for the values of the last steps, adds them up and refuses what is not finite.
 
         Every process comes here after the same steps; returns whether any of them is to stop.
@@ -171,12 +171,12 @@ class Loop:
         found = self._accelerator.reduce(rows, "mean").tolist()
         for step, (*row, broken, _) in enumerate(found, self.done - len(found) + 1):
             if not all(map(math.isfinite, row)):
-                self._refuse(row, math.isfinite(broken), step)
+                self._raise_not_finite(row, math.isfinite(broken), step)
             self.progress.sums = [a + b for a, b in zip(self.progress.sums, row, strict=True)]
         self._advance_clock()
         return bool(found[-1][-1] > 0)
 
-    def _refuse(self, row: list[float], finite_logits: bool, step: int) -> NoReturn:
+    def _raise_not_finite(self, row: list[float], finite_logits: bool, step: int) -> NoReturn:
         parts = dict(zip(self._objective.names, row[1:], strict=True))
         wrong = [name for name, value in parts.items() if not math.isfinite(value)]
         culprit = ", ".join(wrong) if wrong else "the sum of its weighted parts"
@@ -192,10 +192,10 @@ class Loop:
     def _finish_epoch(self, logs: Logs | None, display: Display) -> None:
         settings, progress = self._settings, self.progress
         launch.share_buffers(self._accelerator, self._objective.student)
-        launch.from_main(self._accelerator, self._check_finite)
+        launch.on_main_process(self._accelerator, self._check_finite)
         measures = measure(
             self._objective.student,
-            plain_batches(self._data.test, settings, self._accelerator),
+            eval_batches(self._data.test, settings, self._accelerator),
             self._data.num_classes,
             self._accelerator,
         )
@@ -220,7 +220,7 @@ class Loop:
         progress.sums, progress.epoch_seconds = [0.0] * len(progress.sums), 0.0
         if measures.test["top1"] > progress.best_top1 or progress.best_epoch == 0:
             progress.best_epoch, progress.best_top1 = progress.epoch, measures.test["top1"]
-        launch.from_main(self._accelerator, self._save_epoch)
+        launch.on_main_process(self._accelerator, self._save_epoch)
         if logs is not None:
             logs.add(line)
         display.epoch(line)
@@ -243,7 +243,7 @@ class Loop:
         self._save()
         keep = {epoch, self.progress.best_epoch}
         keep |= {kept for kept in range(1, epoch + 1) if every and kept % every == 0}
-        checkpoints.drop_weights(self._run, keep)
+        checkpoints.delete_weights(self._run, keep)
 
     def _save(self) -> None:
         self._check_finite()
@@ -253,7 +253,7 @@ class Loop:
             "optimizer": self._optimizer.state_dict(),
             "scaler": {} if scaler is None else scaler.state_dict(),
         }
-        checkpoints.save_resumable(self._run, state, self.progress)
+        checkpoints.save_checkpoint(self._run, state, self.progress)
 
     def _check_finite(self) -> None:
         """Of what is about to be saved: the losses so far were finite, the last gradient may not
@@ -269,10 +269,10 @@ class Loop:
         flag = torch.tensor(float(stop), device=self._accelerator.device)
         return float(self._accelerator.reduce(flag, "sum")) > 0
 
-    def _halt(self, interrupts: Interrupts, display: Display) -> None:
+    def _stop(self, interrupts: Interrupts, display: Display) -> None:
         if self._accelerator.is_main_process:
             name = "another process" if interrupts.received is None else interrupts.received.name
-            display.say(
+            display.print(
                 f"stopped by {name} after step {self.done}, which is saved in "
                 f"{self._run.last_checkpoint}; --resume, or the sweep again, goes on there"
             )

@@ -24,8 +24,8 @@ class TeacherChoice:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A network with the weights that a run kept of an epoch, in evaluation mode on the CPU."""
+class SavedNetwork:
+    """A network with the weights that a run saved after an epoch, in evaluation mode on the CPU."""
 
     run: RunDir
     network: nn.Module
@@ -55,7 +55,7 @@ class Kept:
         }
 
 
-def load_kept(run: RunDir, data: DataSet, epoch: int | None) -> Kept:
+def load_saved_network(run: RunDir, data: DataSet, epoch: int | None) -> SavedNetwork:
     """The network of a run as it was after an epoch, by default the last.
 
     Raises:
@@ -83,19 +83,7 @@ def load_kept(run: RunDir, data: DataSet, epoch: int | None) -> Kept:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{file} does not fit {name} of this version ({reason})") from None
-    return Kept(run, network.eval(), name, epoch, file)
-
-
-def load_network(
-    run: RunDir, data: DataSet, epoch: int | None = None
-) -> tuple[nn.Module, str, models.Layers]:
-    """A run's network in evaluation mode on the CPU, its name and its layers.
-
-    Raises:
-        UsageError: as :func:`load_kept`; or which layers are its feature maps is not known.
-    """
-    kept = load_kept(run, data, epoch)
-    return kept.network, kept.name, kept.layers()
+    return SavedNetwork(run, network.eval(), name, epoch, file)
 
 
 def layer_options(config: dict[str, Any]) -> tuple[tuple[str, ...], str]:

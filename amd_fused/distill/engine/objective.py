@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from amd_fused import DistillationLoss, FeatureHooks, amd_loss
 from amd_fused.distill.config import Settings
-from amd_fused.distill.criteria import Features, feature_inputs
-from amd_fused.distill.methods import Method
+from amd_fused.distill.methods import Features, Method
 from amd_fused.distill.models import Layers
 
 
@@ -24,7 +23,7 @@ class Output:
     features: Features
 
 
-class Seen:
+class FeatureExtractor:
     """A network and those of its maps and its embedding that were asked for; nothing is copied."""
 
     def __init__(
@@ -32,6 +31,7 @@ class Seen:
     ) -> None:
         self.network = network
         self._maps = layers.maps if maps else ()
+        self._channels_last = layers.channels_last
         self._embedding = layers.embedding if embedding else ""
         paths = [*self._maps, *([self._embedding] if embedding else [])]
         self._hooks = FeatureHooks(network, paths) if paths else None
@@ -42,7 +42,12 @@ class Seen:
         if hooks is None:
             return Output(logits, Features([], None))
         embedding = hooks[self._embedding] if self._embedding else None
-        return Output(logits, Features([hooks[path] for path in self._maps], embedding))
+        return Output(logits, Features([self._map(hooks, path) for path in self._maps], embedding))
+
+    def _map(self, hooks: FeatureHooks, path: str) -> Tensor:
+        """`[B, C, H, W]`, in memory as the layer gave it."""
+        output = hooks[path]
+        return output.permute(0, 3, 1, 2) if path in self._channels_last else output
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
@@ -50,16 +55,18 @@ class Seen:
             self._hooks.remove()
 
 
-class Frozen:
+class FrozenTeacher:
     """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it."""
 
     def __init__(self, network: nn.Module, layers: Layers, method: Method) -> None:
         network.eval().requires_grad_(False)
-        self.seen = Seen(network, layers, maps=method.maps, embedding=method.embedding)
+        self.extractor = FeatureExtractor(
+            network, layers, maps=method.maps, embedding=method.embedding
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Output:
-        return self.seen(images)
+        return self.extractor(images)
 
     def embedding(self, images: Tensor) -> Tensor:
         """`[B, D]`, for class means."""
@@ -84,20 +91,22 @@ class Objective(nn.Module):
         self.student = student
         self.criterion = criterion
         self._method = method
-        self._seen = Seen(student, layers, maps=method.maps, embedding=method.embedding)
+        self._extractor = FeatureExtractor(
+            student, layers, maps=method.maps, embedding=method.embedding
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the loss's parts, in the order of the values."""
-        return ("ce", "kd", *self._method.losses) if self._method.distilled else ("ce",)
+        return self._method.parts
 
     def forward(
         self, images: Tensor, target: Tensor, teacher: Output | None
     ) -> tuple[Tensor, Tensor]:
-        own = self._seen(images)
+        own = self._extractor(images)
         features: tuple[object, ...] = ()
         if teacher is not None and self._method.losses:
-            features = feature_inputs(self._method, own.features, teacher.features)
+            features = self._method.feature_inputs(own.features, teacher.features)
         logits = None if teacher is None else teacher.logits
         loss = self.criterion(own.logits, logits, target, *features)
         parts = self.criterion.parts
@@ -107,12 +116,12 @@ class Objective(nn.Module):
         return loss, torch.stack([value.float() for value in values])
 
     def remove_hooks(self) -> None:
-        self._seen.remove()
+        self._extractor.remove()
 
 
 def amd_distance(
-    student: Seen,
-    teacher: Seen,
+    student: FeatureExtractor,
+    teacher: FeatureExtractor,
     batches: Iterable[tuple[Tensor, Tensor]],
     settings: Settings,
     accelerator: Accelerator,
@@ -128,7 +137,7 @@ def amd_distance(
         for images, _ in batches:
             images = images.to(accelerator.device, non_blocking=True)
             with accelerator.autocast():
-                maps_s, maps_t = (seen(images).features.maps for seen in (student, teacher))
+                maps_s, maps_t = (side(images).features.maps for side in (student, teacher))
                 losses = amd_loss(
                     maps_s,
                     maps_t,

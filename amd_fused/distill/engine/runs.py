@@ -7,28 +7,29 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_fused.distill import data, methods, models
+from amd_fused.distill import data, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch, records
 from amd_fused.distill.engine.assembly import (
-    Guide,
-    Trained,
+    TeacherNetwork,
+    TrainedNetwork,
     build,
     check_pair,
     load_data,
     make_objective,
-    place,
+    move_to_device,
     read_data,
 )
-from amd_fused.distill.engine.batches import plain_batches
+from amd_fused.distill.engine.batches import eval_batches
 from amd_fused.distill.engine.interrupts import Interrupts
 from amd_fused.distill.engine.logs import Display, announce
 from amd_fused.distill.engine.loop import Loop
 from amd_fused.distill.engine.metrics import measure
-from amd_fused.distill.engine.networks import TeacherChoice, load_kept
-from amd_fused.distill.engine.objective import Seen, amd_distance
-from amd_fused.distill.engine.opening import Found, open_run
+from amd_fused.distill.engine.networks import TeacherChoice, load_saved_network
+from amd_fused.distill.engine.objective import FeatureExtractor, amd_distance
+from amd_fused.distill.engine.resume import RunState, load_run_state
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import SCRATCH
 from amd_fused.distill.run_dir import STUDENT, TEACHER, RunDir, write_json
 
 
@@ -38,13 +39,11 @@ def train_teacher(
     *,
     resume: bool = False,
     show_progress: bool = True,
-    report: bool = True,
 ) -> dict[str, Any]:
     """Trains `settings.teacher` from the labels alone; returns the content of result.json.
 
     Args:
         resume: go on where a run in `output_dir` was stopped; begin, where there is none.
-        report: write report.html after the training.
 
     Raises:
         UsageError: it cannot be done as asked, as when the folder holds a run and not `resume`.
@@ -52,8 +51,8 @@ def train_teacher(
         KeyboardInterrupt, Terminated: a signal came; what is done is saved for `resume`.
     """
     # Methods and Mixup are the students'.
-    settings = settings.changed(method="scratch", mixup=0.0)
-    return _carry_out(TEACHER, settings, output_dir, None, resume, show_progress, report)
+    settings = settings.changed(method=SCRATCH, mixup=0.0)
+    return _run(TEACHER, settings, output_dir, None, resume, show_progress)
 
 
 def distill(
@@ -63,20 +62,19 @@ def distill(
     *,
     resume: bool = False,
     show_progress: bool = True,
-    report: bool = True,
 ) -> dict[str, Any]:
     """Trains `settings.student` by `settings.method`; returns the content of result.json.
 
     Args:
         teacher: what it learns from. From scratch, a teacher is only what the student's distance
             is measured to, and may be None. The settings' teacher becomes this run's network.
-        resume, report: as in :func:`train_teacher`, as what is raised.
+        resume: as in :func:`train_teacher`, as what is raised.
     """
     if teacher is not None:
         network = RunDir(teacher.run).config()["network"]
         if models.canonical(settings.teacher) != network:
             settings = settings.changed(teacher=network)
-    return _carry_out(STUDENT, settings, output_dir, teacher, resume, show_progress, report)
+    return _run(STUDENT, settings, output_dir, teacher, resume, show_progress)
 
 
 def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None) -> dict[str, Any]:
@@ -97,41 +95,34 @@ def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None
         settings = settings.changed(data_dir=data_dir)
     accelerator = launch.start(settings)
     dataset = read_data(settings, accelerator)
-    kept = load_kept(RunDir(run), dataset, epoch)
-    batches = plain_batches(dataset.test, settings, accelerator)
-    place(kept.network, settings, accelerator)
-    measures = measure(kept.network, batches, dataset.num_classes, accelerator)
-    found = {"network": kept.name, "epoch": kept.epoch, **measures.test}
-    return {**found, "reliability": measures.reliability}
+    saved = load_saved_network(RunDir(run), dataset, epoch)
+    batches = eval_batches(dataset.test, settings, accelerator)
+    move_to_device(saved.network, settings, accelerator)
+    measures = measure(saved.network, batches, dataset.num_classes, accelerator)
+    tested = {"network": saved.name, "epoch": saved.epoch, **measures.test}
+    return {**tested, "reliability": measures.reliability}
 
 
-def _carry_out(
+def _run(
     role: str,
     settings: Settings,
     output_dir: Path,
     choice: TeacherChoice | None,
     resume: bool,
     show_progress: bool,
-    report: bool,
 ) -> dict[str, Any]:
     run = RunDir(output_dir)
     accelerator = launch.start(settings)
     with Interrupts(announce) as interrupts:
-        found = launch.from_main(accelerator, lambda: open_run(run, role, settings, choice, resume))
-        result = found.result
+        state = launch.on_main_process(
+            accelerator, lambda: load_run_state(run, role, settings, choice, resume)
+        )
+        result = state.result
         if result is None:
             result = _train(
-                role, settings, run, choice, found, accelerator, interrupts, show_progress
+                role, settings, run, choice, state, accelerator, interrupts, show_progress
             )
-            launch.from_main(accelerator, lambda: write_json(run.result_file, result))
-        # A run that was killed while it wrote its report gets it when it is resumed.
-        out = run.path / "report.html"
-        if report and accelerator.is_main_process and not (found.result and out.exists()):
-            # Pictures need libraries that the training does without.
-            from amd_fused.distill.looking import write_report
-
-            write_report([run.path], out)
-        accelerator.wait_for_everyone()
+            launch.on_main_process(accelerator, lambda: write_json(run.result_file, result))
     return result
 
 
@@ -140,50 +131,50 @@ def _train(
     settings: Settings,
     run: RunDir,
     choice: TeacherChoice | None,
-    found: Found,
+    state: RunState,
     accelerator: Accelerator,
     interrupts: Interrupts,
     show_progress: bool,
 ) -> dict[str, Any]:
     dataset = load_data(settings, accelerator)
-    trained, guide = build(role, settings, choice, dataset, accelerator)
-    resumed = found.saved is not None
-    objective, teacher = make_objective(
-        settings, trained, guide, dataset, accelerator, resumed=resumed
+    trained, teacher = build(role, settings, choice, dataset, accelerator)
+    resumed = state.checkpoint is not None
+    objective, frozen = make_objective(
+        settings, trained, teacher, dataset, accelerator, resumed=resumed
     )
-    config = found.config or records.describe(
+    config = state.config or records.describe(
         role,
         settings,
         trained.name,
         trained.parameters,
-        None if guide is None else guide.kept.identity(),
+        None if teacher is None else teacher.saved.identity(),
         accelerator.device,
         accelerator.num_processes,
     )
     # What a run may change when it goes on is where its data lie.
     config["settings"] = settings.to_json()
-    launch.from_main(accelerator, lambda: write_json(run.config_file, config))
+    launch.on_main_process(accelerator, lambda: write_json(run.config_file, config))
     loop = Loop(
         run,
         settings,
         dataset,
         objective,
-        teacher,
+        frozen,
         accelerator,
         network=trained.name,
         # Of students alone: a teacher's settings have none.
         mixup=settings.mixup,
     )
-    if found.saved is not None:
-        loop.restore(*found.saved)
+    if state.checkpoint is not None:
+        loop.restore(*state.checkpoint)
     name = trained.name if role == TEACHER else f"{trained.name} {settings.method}"
     show = show_progress and accelerator.is_main_process
     with Display(name, settings.epochs, loop.steps, loop.done, show) as display:
         loop.train(interrupts, display)
     objective.remove_hooks()
-    if teacher is not None:
-        teacher.seen.remove()
-    distance = _distance(trained, guide, settings, dataset, accelerator)
+    if frozen is not None:
+        frozen.extractor.remove()
+    distance = _distance(trained, teacher, settings, dataset, accelerator)
     if accelerator.device.type == "cuda":
         # A sweep's next run needs the memory that torch would hold back for this one.
         accelerator.free_memory()
@@ -191,40 +182,39 @@ def _train(
 
 
 def _distance(
-    trained: Trained,
-    guide: Guide | None,
+    trained: TrainedNetwork,
+    teacher: TeacherNetwork | None,
     settings: Settings,
     dataset: data.DataSet,
     accelerator: Accelerator,
 ) -> float | None:
     """None without a teacher, and where its maps and the student's are no pairs."""
-    if guide is None or not (trained.layers.maps and guide.layers.maps):
+    if teacher is None or not (trained.layers.maps and teacher.layers.maps):
         return None
     try:
-        check_pair(trained, guide, dataset)
+        check_pair(trained, teacher, dataset)
     except UsageError:
         return None
-    student = Seen(trained.network.eval(), trained.layers, maps=True)
-    teacher = Seen(guide.kept.network.eval(), guide.layers, maps=True)
+    student = FeatureExtractor(trained.network.eval(), trained.layers, maps=True)
+    against = FeatureExtractor(teacher.saved.network.eval(), teacher.layers, maps=True)
     # One that the training did not try may not run here, and this comes at its end.
-    tried = "amd" in methods.parse(settings.method).losses
+    tried = "amd" in settings.method.losses
     try:
-        batches = plain_batches(dataset.test, settings, accelerator)
         return amd_distance(
             student,
-            teacher,
-            batches,
+            against,
+            eval_batches(dataset.test, settings, accelerator),
             settings,
             accelerator,
             backend=settings.backend if tried else "auto",
         )
     finally:
         student.remove()
-        teacher.remove()
+        against.remove()
 
 
 def _result(
-    loop: Loop, settings: Settings, trained: Trained, distance: float | None
+    loop: Loop, settings: Settings, trained: TrainedNetwork, distance: float | None
 ) -> dict[str, Any]:
     """The content of result.json."""
     progress = loop.progress

@@ -1,9 +1,14 @@
 """The networks: by name, with the layers that a student can learn from."""
 
-from amd_fused.distill.models.features import Layers, check_pair, embedding_width, layers
+from amd_fused.distill.models.features import (
+    Layers,
+    check_pair,
+    embedding_width,
+    layers,
+    with_layouts,
+)
 from amd_fused.distill.models.names import canonical
 from amd_fused.distill.models.registry import MIN_IMAGE_SIZE, build, count_parameters
-from amd_fused.distill.models.seeding import seeded
 
 __all__ = [
     "MIN_IMAGE_SIZE",
@@ -14,5 +19,5 @@ __all__ = [
     "count_parameters",
     "embedding_width",
     "layers",
-    "seeded",
+    "with_layouts",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from amd_fused import FeatureHooks, _module_paths
-from amd_fused._teacher_pass import evaluating
+from amd_fused import FeatureHooks
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.models import library, mobilenet, resnet, wrn
+from amd_fused.distill.models.evaluating import evaluating
+from amd_fused.distill.models.layouts import has_channels_last
 
 _LAYER_OPTIONS = "--teacher-layers and --student-layers"
 _EMBEDDING_OPTIONS = "--teacher-embedding and --student-embedding"
@@ -21,13 +21,16 @@ class Layers:
     """Module paths, as `FeatureHooks` takes them.
 
     Args:
-        maps: of the feature maps `[B, C, H, W]`, from the first to the last.
+        maps: of the feature maps, from the first to the last.
         embedding: of the layer whose output, flattened from dim 1, is the embedding `[B, D]`;
             empty where it is not known.
+        channels_last: those of `maps` that are `[B, H, W, C]`; :func:`with_layouts` finds them.
+            All others are `[B, C, H, W]`.
     """
 
     maps: tuple[str, ...]
     embedding: str
+    channels_last: frozenset[str] = frozenset()
 
 
 def layers(name: str, model: nn.Module, maps: tuple[str, ...] = (), embedding: str = "") -> Layers:
@@ -77,6 +80,26 @@ def embedding_width(model: nn.Module, layers: Layers, channels: int, image_size:
     return output.flatten(1).shape[1]
 
 
+def with_layouts(model: nn.Module, layers: Layers, channels: int, image_size: int) -> Layers:
+    """The same layers, with those found whose maps are `[B, H, W, C]`, by one forward pass.
+
+    Raises:
+        UsageError: a layer gives no map, as tokens `[B, N, C]` are none.
+    """
+    outputs = _outputs(model, layers.maps, channels, image_size)
+    last = set()
+    for path, output in zip(layers.maps, outputs, strict=True):
+        if output.ndim != 4:
+            tokens = "tokens [B, N, C] = " if output.ndim == 3 else ""
+            raise UsageError(
+                f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W] or [B, H, W, C], got "
+                f"{tokens}{_shown(output.shape)} of {path!r} in {type(model).__name__}"
+            )
+        if has_channels_last(model, model.get_submodule(path), output.shape):
+            last.add(path)
+    return replace(layers, channels_last=frozenset(last))
+
+
 def check_pair(
     teacher_model: nn.Module,
     teacher_layers: Layers,
@@ -88,17 +111,17 @@ def check_pair(
     """Whether the maps of two networks can be compared, by one forward pass of each.
 
     Raises:
-        UsageError: they are not equally many, one is no map `[B, C, H, W]`, the two of a pair
-            differ in H or W, or a map is smaller than 2x2, where every position's attention is the
-            same and there are no quadrants.
+        UsageError: they are not equally many, one is no map as in :func:`with_layouts`, the two of
+            a pair differ in H or W, or a map is smaller than 2x2, where every position's attention
+            is the same and there are no quadrants.
     """
     if len(teacher_layers.maps) != len(student_layers.maps):
         raise UsageError(
             f"{_LAYER_OPTIONS} must be equally many, got {list(teacher_layers.maps)} and "
             f"{list(student_layers.maps)}; name those that belong together"
         )
-    shapes_t = _map_shapes(teacher_model, teacher_layers.maps, channels, image_size)
-    shapes_s = _map_shapes(student_model, student_layers.maps, channels, image_size)
+    shapes_t = _map_shapes(teacher_model, teacher_layers, channels, image_size)
+    shapes_s = _map_shapes(student_model, student_layers, channels, image_size)
     pairs = zip(teacher_layers.maps, shapes_t, student_layers.maps, shapes_s, strict=True)
     for path_t, shape_t, path_s, shape_s in pairs:
         got = (
@@ -129,37 +152,21 @@ def _own(model: nn.Module) -> tuple[tuple[str, ...], str]:
 
 def _check_paths(owner: str, model: nn.Module, paths: tuple[str, ...]) -> None:
     try:
-        _module_paths.resolve(owner, model, _module_paths.check(owner, paths))
+        FeatureHooks(model, paths).remove()
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{owner}: {str(error).removeprefix('FeatureHooks: ')}") from None
 
 
 def _map_shapes(
-    model: nn.Module, paths: tuple[str, ...], channels: int, image_size: int
-) -> list[torch.Size]:
-    outputs = _outputs(model, paths, channels, image_size)
-    for path, output in zip(paths, outputs, strict=True):
-        if output.ndim != 4:
-            raise UsageError(
-                f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W], got "
-                f"{_shown(output.shape)} of {path!r} in {type(model).__name__}"
-            )
-        if _channels_last(model, output.shape):
-            raise UsageError(
-                f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W], got [B, H, W, C] = "
-                f"{_shown(output.shape)} of {path!r} in {type(model).__name__}; in a training loop "
-                'of your own FeatureHooks(..., layout="NHWC") permutes them'
-            )
-    return [output.shape for output in outputs]
-
-
-def _channels_last(model: nn.Module, shape: torch.Size) -> bool:
-    """Images are squares, and so are maps: which two axes are equal tells the third, the channels.
-    Where all three are, timm's networks say it of themselves."""
-    _, first, second, third = shape
-    if first == second == third:
-        return getattr(model, "output_fmt", "NCHW") == "NHWC"
-    return first == second
+    model: nn.Module, layers: Layers, channels: int, image_size: int
+) -> list[tuple[int, ...]]:
+    """As `(B, C, H, W)`, whatever the layers' layouts are."""
+    last = with_layouts(model, layers, channels, image_size).channels_last
+    outputs = _outputs(model, layers.maps, channels, image_size)
+    return [
+        tuple((a.permute(0, 3, 1, 2) if path in last else a).shape)
+        for path, a in zip(layers.maps, outputs, strict=True)
+    ]
 
 
 def _outputs(
@@ -177,7 +184,7 @@ def _outputs(
             ) from None
 
 
-def _shown(shape: torch.Size) -> str:
+def _shown(shape: tuple[int, ...]) -> str:
     return f"[{', '.join(['B', *map(str, shape[1:])])}]"
 
 

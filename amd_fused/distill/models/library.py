@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.models.evaluating import evaluating
 from amd_fused.distill.vision import load_torchvision
 
 # What every ResNet of torchvision and timm calls its groups, and what each calls its pooling.
@@ -112,19 +113,14 @@ def _try_images(
     model: nn.Module, name: str, num_classes: int, channels: int, image_size: int
 ) -> None:
     """One image, because networks say only in their forward pass which sizes they take."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             logits = model(torch.zeros(1, channels, image_size, image_size))
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"{name} cannot take images of {image_size}x{image_size} with {channels} channels "
             f"({_one_line(error)})"
         ) from None
-    finally:
-        for module, mode in modes:
-            module.training = mode
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, num_classes):
         raise UsageError(f"{name} does not give logits [B, {num_classes}], so it cannot be trained")
 

@@ -7,7 +7,7 @@ from torch import nn
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.models import library, mobilenet, resnet, wrn
 from amd_fused.distill.models.names import canonical
-from amd_fused.distill.models.seeding import seeded
+from amd_fused.distill.seeding import seeded
 
 MIN_IMAGE_SIZE = 8
 

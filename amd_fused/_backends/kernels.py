@@ -1,0 +1,11 @@
+"""Which backends there are, and which of them have kernels of which loss: the one declaration."""
+
+from __future__ import annotations
+
+BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
+KERNELS = {
+    "amd": ("triton", "cuda", "cpp"),
+    "kd": ("triton", "cpp"),
+    "nd": ("triton", "cpp"),
+    "lsh": ("triton", "cpp"),
+}

@@ -1,7 +1,0 @@
-"""What comes after training: tables of many runs, reports with pictures, Grad-CAM."""
-
-from amd_fused.distill.looking.report import write_report
-from amd_fused.distill.looking.sweep_picture import write_sweep_picture
-from amd_fused.distill.looking.table import write_table
-
-__all__ = ["write_report", "write_sweep_picture", "write_table"]

@@ -1,0 +1,66 @@
+"""What feature losses compare, and what they must know of the embeddings beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the losses compare of one network in one step.
+
+    Args:
+        maps: feature maps `[B, C, H, W]`, from the first layer to the last.
+        embedding: `[B, D]` or `[B, D, 1, 1]`; None where no loss takes it.
+    """
+
+    maps: list[Tensor]
+    embedding: Tensor | None
+
+
+class Inputs(Enum):
+    """Which features a loss takes: none, all maps, the last map, or the embedding `[B, D]`."""
+
+    NONE = "none"
+    MAPS = "maps"
+    LAST_MAP = "last map"
+    EMBEDDING = "embedding"
+
+    def of(self, features: Features, owner: str, loss: str) -> Any:
+        """Raises:
+        ValueError: `features`, called `owner`, lack what `loss` takes.
+        """
+        if self is Inputs.EMBEDDING:
+            if features.embedding is None:
+                raise ValueError(f"feature_inputs: {owner}.embedding must be given for {loss}")
+            return features.embedding.flatten(1)
+        if not features.maps:
+            raise ValueError(f"feature_inputs: {owner}.maps must be given for {loss}")
+        return features.maps[-1] if self is Inputs.LAST_MAP else features.maps
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Widths of both networks' embeddings, and the teacher's mean of each class.
+
+    Args:
+        class_means: `[K, teacher_width]`.
+
+    Raises:
+        ValueError: the class means have another width.
+    """
+
+    student_width: int
+    teacher_width: int
+    class_means: Tensor
+
+    def __post_init__(self) -> None:
+        if self.class_means.ndim != 2 or self.class_means.shape[1] != self.teacher_width:
+            raise ValueError(
+                f"Embeddings: class_means must be [K, teacher_width = {self.teacher_width}], got "
+                f"shape {tuple(self.class_means.shape)}"
+            )

@@ -1,0 +1,42 @@
+"""One setting of a run: a field of a dataclass with its group, help and rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+# In the order in which --help shows them.
+GROUPS = ("data", "networks", "training", "objective", "running")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be, in words and as a test."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Rule("> 0", lambda value: value > 0)
+NOT_NEGATIVE = Rule(">= 0", lambda value: value >= 0)
+AT_LEAST_1 = Rule("at least 1", lambda value: value >= 1)
+
+
+def setting(
+    group: str,
+    default: Any,
+    help: str,
+    rule: Rule | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field; its metadata holds all but the default."""
+    return field(
+        default=default,
+        metadata={"group": group, "help": help, "rule": rule, "choices": choices},
+    )
+
+
+def flag(name: str) -> str:
+    """A field's name on the command line."""
+    return "--" + name.replace("_", "-")

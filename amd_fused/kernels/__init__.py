@@ -1,1 +1,0 @@
-"""Triton kernels, one file a step. Imported only when backend "triton" runs."""

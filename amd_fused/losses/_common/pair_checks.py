@@ -1,0 +1,143 @@
+"""Checks of the losses between features (AMD, AT, SP, RKD): pairs of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from amd_fused.losses._common.value_checks import (
+    float_tensor,
+    kind,
+)
+
+
+def feature_pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    *,
+    local_weight: float,
+    layer_weights: Sequence[float] | None,
+    align: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of matching [B, C, H, W] tensors."""
+    students, teachers = _pairs(owner, student, teacher, layer_weights, _feature)
+    for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
+        index = "" if isinstance(student, Tensor) else f"[{i}]"
+        name_s, name_t = f"student{index}", f"teacher{index}"
+        if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have the same height and width, "
+                f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
+                "the larger one"
+            )
+        smallest = min(*a_s.shape[2:], *a_t.shape[2:])
+        if local_weight > 0 and smallest < 2:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the "
+                f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
+                f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
+            )
+    return students, teachers
+
+
+def sample_pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    *,
+    layer_weights: Sequence[float] | None,
+    min_batch: int = 1,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of [B, ...] tensors: only their batch sizes match."""
+    students, teachers = _pairs(owner, student, teacher, layer_weights, _samples)
+    batch = students[0].shape[0]
+    if batch < min_batch:
+        raise ValueError(
+            f"{owner}: the batch must have at least {min_batch} samples, for relations between "
+            f"them, got B = {batch}; leave such a batch out (drop_last=True in the DataLoader)"
+        )
+    return students, teachers
+
+
+def _pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    layer_weights: Sequence[float] | None,
+    check: Callable[[str, str, Any], None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of tensors of one batch size on one device."""
+    if isinstance(student, Tensor) != isinstance(teacher, Tensor):
+        raise TypeError(
+            f"{owner}: student and teacher must both be a tensor or both a sequence of tensors, "
+            f"got {kind(student)} and {kind(teacher)}"
+        )
+    students = _tensors(owner, "student", student)
+    teachers = _tensors(owner, "teacher", teacher)
+    if len(students) != len(teachers):
+        raise ValueError(
+            f"{owner}: student and teacher must have the same number of feature maps, "
+            f"got {len(students)} and {len(teachers)}"
+        )
+    if layer_weights is not None and len(layer_weights) != len(students):
+        raise ValueError(
+            f"{owner}: layer_weights must have one weight for each of the {len(students)} layer "
+            f"pairs, got {len(layer_weights)}"
+        )
+    first = students[0]
+    single = isinstance(student, Tensor)
+    name_first = "student" if single else "student[0]"
+    for i, pair in enumerate(zip(students, teachers, strict=True)):
+        index = "" if single else f"[{i}]"
+        names = f"student{index}", f"teacher{index}"
+        for name, a in zip(names, pair, strict=True):
+            check(owner, name, a)
+        for name, a in zip(names, pair, strict=True):
+            if a.shape[0] != first.shape[0]:
+                raise ValueError(
+                    f"{owner}: {name} must have the batch size of {name_first} ({first.shape[0]}), "
+                    f"got {a.shape[0]}: shape {tuple(a.shape)}"
+                )
+            if a.device != first.device:
+                raise ValueError(
+                    f"{owner}: {name} must be on the device of {name_first} ({first.device}), "
+                    f"got {a.device}; move it with .to(...)"
+                )
+    return students, teachers
+
+
+def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{owner}: {name} must be a tensor or a list or tuple of tensors, got {kind(value)}"
+        )
+    if not value:
+        raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
+    return list(value)
+
+
+def _feature(owner: str, name: str, a: Any) -> None:
+    float_tensor(owner, name, a)
+    if a.ndim != 4:
+        raise ValueError(
+            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
+        )
+    for axis, size in zip("BCHW", a.shape, strict=True):
+        if size < 1:
+            raise ValueError(f"{owner}: {name} must have {axis} >= 1, got shape {tuple(a.shape)}")
+
+
+def _samples(owner: str, name: str, a: Any) -> None:
+    float_tensor(owner, name, a)
+    if a.ndim < 2:
+        raise ValueError(
+            f"{owner}: {name} must be [B, D] or [B, C, H, W], got {a.ndim}-D: shape "
+            f"{tuple(a.shape)}"
+        )
+    if a.numel() == 0:
+        raise ValueError(f"{owner}: {name} must have no empty axis, got shape {tuple(a.shape)}")

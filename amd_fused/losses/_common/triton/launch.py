@@ -1,0 +1,44 @@
+"""Host side that all Triton kernels share: launches as data, on the tensors' device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+
+# Numbers of a row that a program holds at once: 16 bytes a thread and load in float32, twice over.
+_LARGEST_BLOCK = 1024
+_SMALLEST_BLOCK = 128
+
+
+def block(width: int) -> int:
+    """Of a row of so many numbers, how many a program holds at once."""
+    return min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, triton.next_power_of_2(width)))
+
+
+def on_device(device: torch.device) -> Any:
+    """Triton launches on the current device: make it the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+@dataclass
+class Launch:
+    """One kernel launch, kept as data so that tests can compile it for other devices."""
+
+    kernel: Any
+    programs: int
+    args: tuple[Any, ...]
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        # Fusing multiplications with additions is the default of Triton up to 3.9 only.
+        self.kernel[(self.programs,)](*self.args, enable_fp_fusion=True, **self.constants)
+
+
+def run_all(launches: Sequence[Launch]) -> None:
+    for launch in launches:
+        launch.run()

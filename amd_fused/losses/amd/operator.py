@@ -1,0 +1,233 @@
+"""Operators of the AMD loss: one schema for every fused backend, fake kernels and autograd.
+
+``amd_fused::amd_fwd_<backend>`` takes all layer pairs and returns the per-sample losses and, for
+every input that wants a gradient, the map d loss_b / d f_b; ``amd_fused::amd_bwd_<backend>`` turns
+those into gradients of the features. Under torch.compile ``amd_fused::amd_fwd_varying`` stands for
+the former, with one tensor of all numbers, so that new ones compile nothing. Imports neither Triton
+nor the extensions: the implementations register themselves when `_backends` loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amd_fused._backends.kernels import KERNELS
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.numbers import as_tensor
+from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
+from amd_fused.losses.amd.margin import margin_polynomial
+
+_FWD_SCHEMA = (
+    "(Tensor[] student, Tensor[] teacher, float[]? margin_polynomial, float margin, float scale, "
+    "float local_weight, bool released, float[] component_weights, float? mask_threshold, "
+    "float[] layer_weights, float eps, bool position_mean, bool[] needs_grad) -> (Tensor, Tensor[])"
+)
+_VARYING_SCHEMA = (
+    "(str backend, Tensor[] student, Tensor[] teacher, Tensor numbers, bool released, bool masked, "
+    "bool position_mean, bool[] needs_grad) -> (Tensor, Tensor[])"
+)
+_BWD_SCHEMA = "(Tensor grad_loss, Tensor[] features, Tensor[] d_f) -> Tensor[]"
+
+_LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
+
+
+def amd_fwd(
+    backend: str,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    *,
+    margin: float,
+    scale: float,
+    local_weight: float,
+    released: bool,
+    component_weights: Sequence[float],
+    mask_threshold: float | None,
+    layer_weights: Sequence[float],
+    eps: float,
+    position_mean: bool,
+    owner: str = "amd_loss",
+) -> Tensor:
+    """Per-sample AMD losses [B] by one backend's operators, differentiable once.
+
+    Args:
+        backend: one of KERNELS["amd"].
+        student, teacher: L tensors each, [B, C, H_l, W_l].
+        released: formula == "released".
+        layer_weights: already divided by L.
+        position_mean: mean over a region's positions rather than their sum.
+        owner: the loss that is computed, for messages.
+        The others are those of :func:`amd_fused.amd_loss`.
+
+    Returns:
+        [B] in the compute dtype: float64 if any input is float64, else float32.
+    """
+    features = (*student, *teacher)
+    grad_enabled = torch.is_grad_enabled()
+    needs_grad = [grad_enabled and a.requires_grad for a in features]
+    numbers: Tensor | None = None
+    options: tuple[Any, ...]
+    # An exported program has its options for good.
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        threshold = 0.0 if mask_threshold is None else mask_threshold
+        numbers = as_tensor(
+            margin, scale, local_weight, eps, threshold, *component_weights, *layer_weights
+        )
+        options = (released, mask_threshold is not None, position_mean)
+    else:
+        options = (
+            margin_polynomial(float(margin), compute_dtype(features) == torch.float64),
+            float(margin),
+            float(scale),
+            float(local_weight),
+            released,
+            [float(w) for w in component_weights],
+            None if mask_threshold is None else float(mask_threshold),
+            [float(w) for w in layer_weights],
+            float(eps),
+            position_mean,
+        )
+    if not any(needs_grad):
+        return _forward(backend, student, teacher, numbers, options, needs_grad)[0]
+    return _AMD.apply(owner, backend, len(student), options, needs_grad, numbers, *features)
+
+
+class _AMD(torch.autograd.Function):
+    """Autograd around the operators. Registered autograd (torch.library.register_autograd) does the
+    same for 220 microseconds more a step, three layers forward and backward, of 390 then:
+    measured."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        owner: str,
+        backend: str,
+        layers: int,
+        options: tuple[Any, ...],
+        needs_grad: list[bool],
+        numbers: Tensor | None,
+        *features: Tensor,
+    ) -> Tensor:
+        student, teacher = features[:layers], features[layers:]
+        loss, d_f = _forward(backend, student, teacher, numbers, options, needs_grad)
+        wanted = [a for a, needed in zip(features, needs_grad, strict=True) if needed]
+        ctx.save_for_backward(*wanted, *d_f)
+        ctx.owner, ctx.backend, ctx.needs_grad = owner, backend, needs_grad
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        one_upstream_gradient(ctx.owner, ctx.backend, grad_loss)
+
+        def gradients(grad_loss: Tensor, *saved: Tensor) -> list[Tensor]:
+            half = len(saved) // 2
+            return _backward(ctx.backend)(grad_loss, saved[:half], saved[half:])
+
+        saved = ctx.saved_tensors
+        found = once_differentiable(ctx.owner, ctx.backend, gradients, grad_loss, *saved)
+        following = iter(found)
+        by_feature = [next(following) if needed else None for needed in ctx.needs_grad]
+        return None, None, None, None, None, None, *by_feature
+
+
+def _forward(
+    backend: str,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    numbers: Tensor | None,
+    options: tuple[Any, ...],
+    needs_grad: list[bool],
+) -> Any:
+    if numbers is not None:
+        operator = torch.ops.amd_fused.amd_fwd_varying.default
+        return operator(backend, student, teacher, numbers, *options, needs_grad)
+    operator = getattr(torch.ops.amd_fused, f"amd_fwd_{backend}").default
+    return operator(student, teacher, *options, needs_grad)
+
+
+def _backward(backend: str) -> Any:
+    return getattr(torch.ops.amd_fused, f"amd_bwd_{backend}").default
+
+
+def _amd_fwd_fake(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *options: Any
+) -> tuple[Tensor, list[Tensor]]:
+    features, needs_grad = [*student, *teacher], options[-1]
+    dtype = compute_dtype(features)
+    loss = features[0].new_empty(features[0].shape[0], dtype=dtype)
+    d_f = [
+        a.new_empty(a.shape[0], a.shape[2] * a.shape[3], dtype=dtype)
+        for a, needed in zip(features, needs_grad, strict=True)
+        if needed
+    ]
+    return loss, d_f
+
+
+def _amd_bwd_fake(
+    grad_loss: Tensor, features: Sequence[Tensor], d_f: Sequence[Tensor]
+) -> list[Tensor]:
+    return [torch.empty_like(a) for a in features]
+
+
+def _amd_fwd_varying(
+    backend: str,
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    numbers: Tensor,
+    released: bool,
+    masked: bool,
+    position_mean: bool,
+    needs_grad: list[bool],
+) -> tuple[Tensor, list[Tensor]]:
+    """numbers: margin, scale, local_weight, eps, mask_threshold, three component weights, L layer
+    weights; float64 on the CPU."""
+    margin, scale, local_weight, eps, threshold, *weights = numbers.tolist()
+    options = (
+        margin_polynomial(margin, compute_dtype([*student, *teacher]) == torch.float64),
+        margin,
+        scale,
+        local_weight,
+        released,
+        weights[:3],
+        threshold if masked else None,
+        weights[3:],
+        eps,
+        position_mean,
+    )
+    return _forward(backend, student, teacher, None, options, needs_grad)
+
+
+def _amd_varying_fake(
+    backend: str, student: Sequence[Tensor], teacher: Sequence[Tensor], *options: Any
+) -> tuple[Tensor, list[Tensor]]:
+    return _amd_fwd_fake(student, teacher, *options)
+
+
+def _amd_fwd_triton(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    from amd_fused.losses.amd.triton import launcher
+
+    return launcher.amd_fwd_triton(*args)
+
+
+def _amd_bwd_triton(*args: Any) -> list[Tensor]:
+    from amd_fused.losses.amd.triton import launcher
+
+    return launcher.amd_bwd_triton(*args)
+
+
+_LIBRARY.define(f"amd_fwd_varying{_VARYING_SCHEMA}")
+_LIBRARY.impl("amd_fwd_varying", _amd_fwd_varying, "CompositeExplicitAutograd")
+torch.library.register_fake("amd_fused::amd_fwd_varying", _amd_varying_fake, lib=_LIBRARY)
+for _backend in KERNELS["amd"]:
+    _LIBRARY.define(f"amd_fwd_{_backend}{_FWD_SCHEMA}")
+    _LIBRARY.define(f"amd_bwd_{_backend}{_BWD_SCHEMA}")
+    torch.library.register_fake(f"amd_fused::amd_fwd_{_backend}", _amd_fwd_fake, lib=_LIBRARY)
+    torch.library.register_fake(f"amd_fused::amd_bwd_{_backend}", _amd_bwd_fake, lib=_LIBRARY)
+
+# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
+for _device in ("CUDA", "CPU"):
+    _LIBRARY.impl("amd_fwd_triton", _amd_fwd_triton, _device)
+    _LIBRARY.impl("amd_bwd_triton", _amd_bwd_triton, _device)

@@ -1,0 +1,1 @@
+"""Triton kernels of the AMD loss; launcher.py is where a call begins."""

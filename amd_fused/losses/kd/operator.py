@@ -1,0 +1,144 @@
+"""Operators of KD and its spherical form: schemas, fake kernels and autograd.
+
+``amd_fused::kd_fwd_<backend>`` returns the loss and eleven numbers a row, from which
+``amd_fused::kd_bwd_<backend>`` makes the gradients in one pass over the logits; their layout is the
+backend's own. ``numbers`` is [2] float64 on the CPU: temperature, and the radius of the spherical
+form if it has a fixed one. Imports neither Triton nor the extension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amd_fused._backends.kernels import KERNELS
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.numbers import as_tensor
+from amd_fused.losses._common.saving import save, saved
+from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
+
+# csrc/cpu/rows/kd_rows.h and kd/triton/launcher.py have the same numbers.
+NORMS = {None: 0, "std": 1, "l2": 2}
+ROW_NUMBERS = 11
+
+_FWD_SCHEMA = (
+    "(Tensor student, Tensor teacher, Tensor numbers, int norm, bool fixed_radius)"
+    " -> (Tensor, Tensor)"
+)
+_BWD_SCHEMA = (
+    "(Tensor grad_loss, Tensor student, Tensor teacher, Tensor rows, Tensor numbers, "
+    "bool student_grad, bool teacher_grad) -> Tensor[]"
+)
+
+_LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
+
+
+def kd_fwd(
+    backend: str,
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    norm: str | None = None,
+    multiplier: float | None = None,
+) -> Tensor:
+    """KD loss by one backend's operators, differentiable once.
+
+    Args:
+        backend: one of KERNELS["kd"].
+        student, teacher: logits [B, K].
+        temperature: tau.
+        norm: None for KD; "std" or "l2" for its spherical form.
+        multiplier: the radius of the spherical form, None for the sample's teacher norm.
+
+    Returns:
+        0-d, in the compute dtype: float64 if an input is float64, else float32.
+    """
+    grad_enabled = torch.is_grad_enabled()
+    student_grad = grad_enabled and student.requires_grad
+    teacher_grad = grad_enabled and teacher.requires_grad
+    fixed_radius = multiplier is not None
+    numbers = as_tensor(temperature, multiplier if multiplier is not None else 0.0)
+    options = (NORMS[norm], fixed_radius)
+    if not (student_grad or teacher_grad):
+        return _operator("fwd", backend)(student, teacher, numbers, *options)[0]
+    return _KD.apply(backend, (*options, student_grad, teacher_grad), student, teacher, numbers)
+
+
+class _KD(torch.autograd.Function):
+    """Autograd around the operators, cheaper than registered autograd as amd/operator.py says."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        backend: str,
+        options: tuple[Any, ...],
+        student: Tensor,
+        teacher: Tensor,
+        numbers: Tensor,
+    ) -> Tensor:
+        loss, rows = _operator("fwd", backend)(student, teacher, numbers, *options[:2])
+        save(ctx, student, teacher, rows, numbers)
+        ctx.backend, ctx.options = backend, options
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        backend, (norm, _, student_grad, teacher_grad) = ctx.backend, ctx.options
+
+        def gradients(*tensors: Tensor) -> list[Tensor]:
+            return _operator("bwd", backend)(*tensors, student_grad, teacher_grad)
+
+        owner = "spherical_kd_loss" if norm else "kd_loss"
+        one_upstream_gradient(owner, backend, grad_loss)
+        found = once_differentiable(owner, backend, gradients, grad_loss, *saved(ctx))
+        d_z_s, d_z_t = found[0] if student_grad else None, found[-1] if teacher_grad else None
+        return None, None, d_z_s, d_z_t, None
+
+
+def _operator(step: str, backend: str) -> Any:
+    return getattr(torch.ops.amd_fused, f"kd_{step}_{backend}").default
+
+
+def _kd_fwd_fake(student: Tensor, teacher: Tensor, *_options: Any) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype([student, teacher])
+    rows = student.new_empty(student.shape[0], ROW_NUMBERS, dtype=dtype)
+    return student.new_empty((), dtype=dtype), rows
+
+
+def _kd_bwd_fake(
+    grad_loss: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    rows: Tensor,
+    numbers: Tensor,
+    student_grad: bool,
+    teacher_grad: bool,
+) -> list[Tensor]:
+    wanted = ((student, student_grad), (teacher, teacher_grad))
+    return [torch.empty_like(z) for z, needed in wanted if needed]
+
+
+def _kd_fwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from amd_fused.losses.kd.triton import launcher
+
+    return launcher.kd_fwd_triton(*args)
+
+
+def _kd_bwd_triton(*args: Any) -> list[Tensor]:
+    from amd_fused.losses.kd.triton import launcher
+
+    return launcher.kd_bwd_triton(*args)
+
+
+for _backend in KERNELS["kd"]:
+    _LIBRARY.define(f"kd_fwd_{_backend}{_FWD_SCHEMA}")
+    _LIBRARY.define(f"kd_bwd_{_backend}{_BWD_SCHEMA}")
+    torch.library.register_fake(f"amd_fused::kd_fwd_{_backend}", _kd_fwd_fake, lib=_LIBRARY)
+    torch.library.register_fake(f"amd_fused::kd_bwd_{_backend}", _kd_bwd_fake, lib=_LIBRARY)
+
+# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
+for _device in ("CUDA", "CPU"):
+    _LIBRARY.impl("kd_fwd_triton", _kd_fwd_triton, _device)
+    _LIBRARY.impl("kd_bwd_triton", _kd_bwd_triton, _device)

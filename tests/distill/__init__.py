@@ -1,0 +1,1 @@
+"""Tests of the trainer, and the helpers that only they use."""

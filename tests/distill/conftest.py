@@ -1,0 +1,17 @@
+"""Settings of the trainer's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread_for_training() -> Iterator[None]:
+    """Networks this small train slower on several threads, and much slower where these contend."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

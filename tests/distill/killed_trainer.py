@@ -1,0 +1,91 @@
+"""Trains a student undisturbed, and again with SIGKILL at random points; run by a test.
+
+`python -m distill.killed_trainer FOLDER` writes FOLDER/whole and FOLDER/killed, and says on stdout
+how many times the second was killed. Each training is a process of its own, forked before torch
+has started a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from amd_fused.distill import engine
+from distill.tiny_runs import tiny
+
+SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
+KILLS = 5
+
+
+def in_child(action: Callable[[], None]) -> int:
+    """Runs it in a child; the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+        sys.exit("a training failed")
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+
+
+def train(folder: Path, name: str, resume: bool) -> None:
+    teacher = engine.TeacherChoice(folder / "teacher")
+    quiet: dict[str, Any] = {"show_progress": False}
+    engine.distill(SETTINGS, folder / name, teacher, resume=resume, **quiet)
+
+
+def killed_at(event: int, action: Callable[[], None]) -> Callable[[], None]:
+    """The action in a process that dies at its event-th step, flush to disk or renaming."""
+    count = 0
+
+    def tick(*_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def ticking(function: Callable[..., Any]) -> Callable[..., Any]:
+        def ticked(*arguments: Any, **options: Any) -> Any:
+            tick()
+            done = function(*arguments, **options)
+            tick()
+            return done
+
+        return ticked
+
+    def run() -> None:
+        register_optimizer_step_pre_hook(tick)
+        os.fsync = ticking(os.fsync)
+        Path.replace = ticking(Path.replace)  # type: ignore[method-assign]
+        action()
+
+    return run
+
+
+def main(folder: Path) -> None:
+    in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False) and None)
+    in_child(lambda: train(folder, "whole", resume=False))
+    chance = random.Random(0)
+    kills = 0
+    for _ in range(KILLS):
+        event = chance.randrange(2, 40)
+        ended = in_child(killed_at(event, lambda: train(folder, "killed", resume=True)))
+        kills += ended == signal.SIGKILL
+    in_child(lambda: train(folder, "killed", resume=True))
+    print(kills)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

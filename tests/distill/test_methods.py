@@ -1,0 +1,277 @@
+"""Every method and sum is Eq. 8 with its own losses, weighted as the settings say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import amd_fused
+from amd_fused import FeatureHooks
+from amd_fused.distill.config import Settings
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.methods import TERMS, Embeddings, Features, parse
+from amd_fused.distill.models import build, embedding_width, layers
+
+SETTINGS = Settings(backend="reference", lsh_hashes=16)
+KEYS = [term.key for term in TERMS]
+SUMS = ["amd-gl+sp", "skd+nd", "skd+amd-masked-g+at+sp+rkd+nd+lsh"]
+IMAGES = 6
+CLASSES = 3
+
+
+def network(name: str, seed: int) -> nn.Module:
+    return build(name, num_classes=CLASSES, channels=1, image_size=8, seed=seed)
+
+
+class Step:
+    """One step of a WRN10-1 student under a WRN10-`width` teacher with every loss's inputs."""
+
+    def __init__(self, width: int = 2) -> None:
+        self.student, self.teacher = network("WRN10-1", 0), network(f"WRN10-{width}", 1)
+        self.images = torch.randn(IMAGES, 1, 8, 8)
+        self.target = torch.tensor([0, 1, 2, 0, 1, 2])
+        self.class_means = torch.randn(CLASSES, 64 * width)
+        self.logits_s, self.of_student = self.features(self.student, "WRN10-1")
+        with torch.no_grad():
+            self.logits_t, self.of_teacher = self.features(self.teacher.eval(), f"WRN10-{width}")
+        self.embeddings = Embeddings(64, 64 * width, self.class_means)
+
+    def features(self, model: nn.Module, name: str) -> tuple[torch.Tensor, Features]:
+        own = layers(name, model)
+        with FeatureHooks(model, [*own.maps, own.embedding]) as hooks:
+            logits = model(self.images)
+            *maps, embedding = hooks.features
+        return logits, Features(maps, embedding)
+
+    def objective(self, key: str, settings: Settings = SETTINGS) -> amd_fused.DistillationLoss:
+        return parse(key).criterion(settings, self.embeddings)
+
+    def loss(self, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
+        inputs = parse(key).feature_inputs(self.of_student, self.of_teacher)
+        return objective(self.logits_s, self.logits_t, self.target, *inputs)
+
+    def part(self, name: str, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
+        """A feature loss by the library's functions, its options written out."""
+        maps_s, maps_t = self.of_student.maps, self.of_teacher.maps
+        e_s, e_t = self.of_student.embedding, self.of_teacher.embedding
+        if name == "amd":
+            return amd_fused.amd_loss(
+                maps_s,
+                maps_t,
+                margin=1.35,
+                scale=64,
+                local_weight=0.2 if "-gl" in key else 0,
+                mask_threshold=0.5 if "masked" in key else None,
+                backend="reference",
+            )
+        if name == "at":
+            return amd_fused.at_loss(maps_s, maps_t, backend="reference")
+        if name == "sp":
+            return amd_fused.sp_loss(maps_s[2], maps_t[2])
+        if name == "rkd":
+            return amd_fused.rkd_loss(e_s, e_t)
+        loss = objective.feature_loss[name]
+        if loss.adapter is not None:
+            e_s = F.linear(e_s, loss.adapter.weight, loss.adapter.bias)
+        if name == "nd":
+            # derived: 1 minus the part of the longer norm that points to the class mean.
+            direction = F.normalize(self.class_means[self.target], dim=1)
+            longer = torch.maximum(e_s.norm(dim=1), e_t.norm(dim=1))
+            return (1 - (e_s * direction).sum(1) / longer).mean()
+        bias = -(self.class_means @ loss.weight.T).mean(0)
+        side = (F.linear(e_t, loss.weight, bias) > 0).float()
+        hashes = F.linear(e_s, loss.weight, bias)
+        return F.binary_cross_entropy_with_logits(hashes, side) + F.mse_loss(e_s, e_t)
+
+
+def kd(logits_s, logits_t, tau=4.0):
+    log_p, log_q = (F.log_softmax(z.double() / tau, 1) for z in (logits_t, logits_s))
+    return tau**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean().float()
+
+
+def spherical(step):
+    """The student's logits with the teacher's spread, and the distillation from them."""
+    centred = [z - z.mean(1, keepdim=True) for z in (step.logits_s, step.logits_t)]
+    spread = centred[1].std(1, keepdim=True)
+    on_sphere = [z / z.std(1, keepdim=True) * spread for z in centred]
+    return on_sphere[0], kd(*on_sphere)
+
+
+WEIGHTS = {"amd": 5000.0, "at": 1000.0, "sp": 3000.0, "rkd": 1.0, "nd": 1.0, "lsh": 1.0}
+
+
+@pytest.mark.parametrize("key", [*(key for key in KEYS if key != "scratch"), *SUMS])
+def test_total_is_eq_8_of_parts_worked_out_one_by_one(key):
+    step = Step()
+    objective = step.objective(key)
+    total = step.loss(key, objective)
+    logits, distilled = step.logits_s, kd(step.logits_s, step.logits_t)
+    if "skd" in key:
+        logits, distilled = spherical(step)
+    losses = parse(key).losses
+    expected = {"ce": F.cross_entropy(logits, step.target), "kd": distilled}
+    expected |= {name: step.part(name, key, objective) for name in losses}
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            objective.parts[name], value.detach(), rtol=1e-4, atol=1e-6, msg=name
+        )
+    by_hand = 0.1 * expected["ce"] + 0.9 * expected["kd"]
+    by_hand += sum(WEIGHTS[name] * expected[name] for name in losses)
+    torch.testing.assert_close(total, by_hand, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("key", [*KEYS, *SUMS])
+def test_a_step_gives_the_student_finite_gradients_and_the_teacher_none(key):
+    step = Step()
+    objective = step.objective(key)
+    step.loss(key, objective).backward()
+    trained = [*step.student.parameters(), *objective.parameters()]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert all(p.grad is None for p in step.teacher.parameters())
+    assert all(value.isfinite() for value in objective.parts.values())
+    assert {"ce", "kd", *parse(key).losses} <= set(objective.parts)
+
+
+@pytest.mark.parametrize("key", ["nd", "lsh", "at", "sp", "rkd", "amd-g", "amd-gl"])
+def test_the_feature_loss_alone_trains_the_student(key):
+    step = Step()
+    objective = step.objective(key, SETTINGS.changed(ce_weight=0.0, kd_weight=0.0))
+    step.loss(key, objective).backward()
+    assert objective.parts["ce"] == objective.parts["kd"] == 0
+    assert step.student.conv1.weight.grad.abs().sum() > 0
+    assert step.student.fc.weight.grad is None
+
+
+def test_scratch_is_the_cross_entropy_alone_and_needs_no_teacher():
+    step = Step()
+    objective = parse("scratch").criterion(SETTINGS.changed(ce_weight=0.1))
+    nothing = parse("scratch").feature_inputs(step.of_student, Features([], None))
+    total = objective(step.logits_s, None, step.target, *nothing)
+    torch.testing.assert_close(total, F.cross_entropy(step.logits_s, step.target))
+
+
+@pytest.mark.parametrize(
+    ("key", "weight"),
+    [
+        ("amd-gl", "gamma"),
+        ("at", "at_weight"),
+        ("sp", "sp_weight"),
+        ("rkd", "rkd_weight"),
+        ("nd", "nd_weight"),
+        ("lsh", "lsh_weight"),
+    ],
+)
+def test_each_weight_of_the_settings_reaches_its_loss(key, weight):
+    step = Step()
+    (name,) = parse(key).losses
+    settings = SETTINGS.changed(ce_weight=0.0, kd_weight=0.0)
+    objective = step.objective(key, settings.changed(**{weight: 7.0}))
+    torch.testing.assert_close(step.loss(key, objective), 7 * objective.parts[name])
+
+
+def test_settings_of_the_losses_reach_them():
+    settings = SETTINGS.changed(
+        margin=1.2,
+        scale=32.0,
+        local_weight=0.4,
+        mask_threshold=0.3,
+        temperature=16.0,
+        ce_weight=0.4,
+        kd_weight=0.6,
+        lsh_hashes=5,
+    )
+    step = Step()
+    objective = step.objective("amd-masked-gl+lsh", settings)
+    amd, lsh = objective.feature_loss["amd"], objective.feature_loss["lsh"]
+    assert (amd.margin, amd.scale, amd.local_weight) == (1.2, 32.0, 0.4)
+    assert (amd.mask_threshold, amd.backend) == (0.3, "reference")
+    assert lsh.weight.shape == (5, 128)
+    assert (objective.ce_weight, objective.kd_weight) == (0.4, 0.6)
+    assert objective.logit_loss.temperature == 16.0
+    assert objective.logit_loss.backend == "reference"
+    assert step.objective("amd-g", settings).feature_loss["amd"].mask_threshold is None
+    assert step.objective("amd-g", settings).feature_loss["amd"].local_weight == 0
+    assert step.objective("skd", settings).logit_loss.temperature == 16.0
+
+
+def test_the_cuda_backend_is_asked_of_the_losses_that_have_it():
+    objective = Step().objective("amd-gl+at+nd+lsh", SETTINGS.changed(backend="cuda"))
+    backends = {name: loss.backend for name, loss in objective.feature_loss.items()}
+    assert backends == {"amd": "cuda", "at": "cuda", "nd": "auto", "lsh": "auto"}
+    assert objective.logit_loss.backend == "auto"
+
+
+@pytest.mark.parametrize("key", ["nd", "lsh"])
+def test_embeddings_of_one_width_need_no_adapter(key):
+    assert list(Step(width=1).objective(key).parameters()) == []
+    adapter = list(Step(width=2).objective(key).parameters())
+    assert [tuple(p.shape) for p in adapter] == [(128, 64), (128,)]
+
+
+@pytest.mark.parametrize("key", ["nd", "lsh"])
+def test_adapters_and_hyperplanes_come_from_the_seed_alone(key):
+    step = Step()
+    before = torch.get_rng_state()
+    first = step.objective(key).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again = step.objective(key).state_dict()
+    other = step.objective(key, SETTINGS.changed(seed=1)).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    adapter = next(name for name in first if name.endswith("adapter.weight"))
+    assert not torch.equal(first[adapter], other[adapter])
+
+
+def test_a_step_under_autocast_is_finite():
+    step = Step()
+    key = "amd-gl+sp+nd+lsh+rkd"
+    with torch.autocast("cpu", torch.bfloat16):
+        step.logits_s, step.of_student = step.features(step.student, "WRN10-1")
+        loss = step.loss(key, step.objective(key))
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in step.student.parameters())
+
+
+def test_settings_that_leave_nothing_to_learn_are_refused():
+    settings = SETTINGS.changed(ce_weight=0.0, kd_weight=0.0, gamma=0.0)
+    for key in ("kd", "amd-gl"):
+        with pytest.raises(UsageError, match=f"--kd-weight or the weight of a loss of {key} must"):
+            parse(key).criterion(settings)
+
+
+def test_mixed_images_are_refused_where_a_loss_needs_their_class():
+    mixed = SETTINGS.changed(mixup=0.2)
+    with pytest.raises(UsageError, match=r"--mixup must be 0 with nd, .* got 0\.2"):
+        Step().objective("skd+nd", mixed)
+    step = Step()
+    step.target = torch.full((IMAGES, CLASSES), 1 / CLASSES)
+    assert step.loss("amd-gl", step.objective("amd-gl", mixed)).isfinite()
+
+
+@pytest.mark.parametrize("key", ["nd", "lsh", "skd+nd"])
+def test_what_a_loss_needs_must_be_given(key):
+    with pytest.raises(ValueError, match=rf"embeddings must be given for {re.escape(key)}, got N"):
+        parse(key).criterion(SETTINGS)
+
+
+def test_class_means_of_another_width_are_refused():
+    with pytest.raises(ValueError, match=r"\[K, teacher_width = 8\], got shape \(3, 7\)"):
+        Embeddings(8, 8, torch.randn(3, 7))
+
+
+def test_features_that_a_loss_takes_must_be_there():
+    step = Step()
+    with pytest.raises(ValueError, match=r"teacher\.maps must be given for sp"):
+        parse("sp").feature_inputs(step.of_student, Features([], None))
+    with pytest.raises(ValueError, match=r"student\.embedding must be given for rkd"):
+        parse("rkd").feature_inputs(Features([], None), step.of_teacher)
+
+
+def test_embedding_widths_of_the_networks_are_those_that_the_criterion_takes():
+    step = Step()
+    found = layers("WRN10-2", step.teacher)
+    assert embedding_width(step.teacher, found, 1, 8) == step.embeddings.teacher_width

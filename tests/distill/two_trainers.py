@@ -1,0 +1,123 @@
+"""One of two processes that train together over gloo; run by test_engine_processes.py.
+
+`python -m distill.two_trainers FOLDER`, with RANK, WORLD_SIZE and what else torchrun sets, writes
+FOLDER/RANK.pt: what each case gave. FOLDER/teacher must hold a run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amd_fused.distill import engine
+from amd_fused.distill.engine import launch
+from amd_fused.distill.engine.batchnorm import share_statistics
+from amd_fused.distill.errors import TrainingError, UsageError
+from distill.tiny_runs import in_step, send, tiny
+
+RANK = int(os.environ.get("RANK", "0"))
+CHANNELS = 3
+
+
+def images() -> Tensor:
+    """Both processes' batches [8, 3, 4, 5], far from zero so that sums of squares would cancel."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, CHANNELS, 4, 5, generator=generator) + 100
+
+
+def normalisation() -> nn.BatchNorm2d:
+    layer = nn.BatchNorm2d(CHANNELS, momentum=0.3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+        layer.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    return layer
+
+
+def normalised(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """What a layer makes of a batch, and the gradients of a sum that weighs each value its own."""
+    x = x.clone().requires_grad_()
+    output = network(x)
+    weights = torch.sin(torch.arange(8 * x[0].numel()).float()).view(8, *x.shape[1:])
+    mine = weights if len(x) == 8 else weights[4 * RANK : 4 * RANK + 4]
+    F.softplus(output * mine).sum().backward()
+    assert x.grad is not None
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {"output": output.detach(), "x": x.grad, **gradients, **dict(network.named_buffers())}
+
+
+def shared_normalisation(folder: Path) -> dict[str, Tensor]:
+    network = share_statistics(nn.Sequential(normalisation()), torch.device("cpu"))
+    return normalised(network, images()[4 * RANK : 4 * RANK + 4])
+
+
+def distill(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    changes = options.pop("changes", {})
+    return engine.distill(
+        tiny(**changes),
+        folder / name,
+        engine.TeacherChoice(folder / "teacher"),
+        show_progress=False,
+        **options,
+    )
+
+
+def stopped(folder: Path) -> dict[str, Any]:
+    """The second process gets a signal in its third step; then both go on."""
+    with in_step(3, send(signal.SIGTERM) if RANK == 1 else lambda: None) as begun:
+        try:
+            distill(folder, "stopped")
+        except engine.Terminated:
+            steps = begun[0]
+    with in_step(0, lambda: None) as begun:
+        distill(folder, "stopped", resume=True)
+    return {"steps": steps, "resumed": begun[0]}
+
+
+def refused(folder: Path, **options: Any) -> str:
+    try:
+        distill(folder, **options)
+    except (UsageError, TrainingError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was raised"
+
+
+def broken_in_one(folder: Path) -> str:
+    """A NaN among the first process's weights alone."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output * float("nan") if RANK == 0 and isinstance(module, nn.Linear) else output
+
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    try:
+        return refused(folder, name="broken", changes={"method": "kd"})
+    finally:
+        handle.remove()
+
+
+CASES: dict[str, Callable[[Path], Any]] = {
+    "normalisation": shared_normalisation,
+    "run": lambda folder: distill(folder, "two"),
+    "apart": lambda folder: distill(folder, "apart", changes={"sync_batchnorm": False}),
+    "evaluate": lambda folder: engine.evaluate(folder / "teacher"),
+    "stopped": stopped,
+    "again": lambda folder: refused(folder, name="two"),
+    "odd": lambda folder: refused(folder, name="odd", changes={"batch_size": 15}),
+    "broken": broken_in_one,
+}
+
+
+def main(folder: Path) -> None:
+    launch.start(tiny())
+    torch.save({name: case(folder) for name, case in CASES.items()}, folder / f"{RANK}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

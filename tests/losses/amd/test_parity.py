@@ -1,0 +1,231 @@
+"""The fused kernels are as accurate as eager PyTorch, for every option, dtype, layout and odd size.
+
+Claim: its error against float64 is at most eager's own in the same dtype plus a tolerance: rounding
+of a few float32 operations (float64 for float64). In half precision both round the gradient to the
+same dtype last, so the same tolerance holds there.
+
+The CUDA kernels run on the CPU here, in some milliseconds (tests/cuda_on_host). Triton's run in its
+interpreter (conftest.py), a quarter of a second a call: they take every option and dtype, and every
+layout, at a few sizes, one for each form of `losses/amd/triton/plan.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import cases
+import pytest
+import torch
+from measures import oracle, relative_error, run
+
+from amd_fused import amd_loss, reference
+
+# Beyond eager's own error: (loss, gradient), relative in the L2 norm.
+TOLERANCE = {torch.float32: (2e-6, 5e-6), torch.float64: (1e-13, 1e-12)}
+
+# The fixture of this name loads it, or skips where it cannot run.
+FUSED = ["cpp", "cuda", "triton"]
+FAST = ["cpp", "cuda"]
+# Maps of the fused, split and chunked forms.
+INTERPRETED = ("7x7", "3x5", "56x56", "67x131")
+
+
+def check(
+    backend: str,
+    shape: str,
+    dtypes: str,
+    layout: str,
+    options: dict[str, Any],
+    seed: int = 0,
+) -> None:
+    student, teacher = cases.features(cases.SHAPES[shape], cases.DTYPES[dtypes], layout, seed)
+    exact = oracle(student, teacher, **options)
+    eager = run(reference.amd_loss, student, teacher, **options)
+    fused = run(functools.partial(amd_loss, backend=backend), student, teacher, **options)
+
+    computed_in = reference.compute_dtype([student, teacher])
+    assert fused.loss.dtype == eager.loss.dtype == computed_in
+    loss_tolerance, grad_tolerance = TOLERANCE[computed_in]
+    if backend == "triton" and "bfloat16" in dtypes:
+        grad_tolerance = 2.0**-8  # the interpreter stores bfloat16 by truncation; devices round
+    eager_error = relative_error(eager.loss, exact.loss)
+    assert relative_error(fused.loss, exact.loss) <= eager_error + loss_tolerance
+    for leaf, ours, theirs, truth in zip(
+        (student, teacher), fused.grads, eager.grads, exact.grads, strict=True
+    ):
+        assert ours.dtype == leaf.dtype
+        assert ours.shape == leaf.shape
+        eager_error = relative_error(theirs, truth)
+        assert relative_error(ours, truth) <= eager_error + grad_tolerance
+
+
+@pytest.mark.parametrize("options", cases.OPTIONS.values(), ids=cases.OPTIONS.keys())
+@pytest.mark.parametrize("dtypes", cases.DTYPES)
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_every_option_in_every_dtype(backend: str, options: dict[str, Any], dtypes: str) -> None:
+    check(backend, "7x7", dtypes, "nchw", options)
+
+
+# The CUDA kernels take every storage type in these two, in either compute type.
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("shape", cases.SHAPES)
+@pytest.mark.parametrize(
+    ("backend", "dtypes"),
+    [
+        *(("cpp", dtypes) for dtypes in cases.DTYPES),
+        ("cuda", "float32 and bfloat16"),
+        ("cuda", "float16 and float64"),
+    ],
+    indirect=["backend"],
+)
+def test_every_layout_of_every_size(backend: str, shape: str, layout: str, dtypes: str) -> None:
+    check(backend, shape, dtypes, layout, {})
+
+
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize("dtypes", cases.DTYPES)
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def test_every_layout_in_every_dtype(backend: str, layout: str, dtypes: str) -> None:
+    check(backend, "3x5", dtypes, layout, {})
+
+
+@pytest.mark.parametrize("options", cases.OPTIONS.values(), ids=cases.OPTIONS.keys())
+@pytest.mark.parametrize("shape", [s for s in cases.SHAPES if s != "2x2"])
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_every_option_at_every_size(backend: str, shape: str, options: dict[str, Any]) -> None:
+    check(backend, shape, "float32", "channels_last", options, seed=1)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("shape", INTERPRETED)
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def test_every_form(backend: str, shape: str, layout: str) -> None:
+    check(backend, shape, "float32", layout, {"formula": "released", "mask_threshold": 0.5}, seed=1)
+
+
+@pytest.mark.parametrize("dtypes", ["float64", "float32 and bfloat16"])
+@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def test_chunked_form_in_other_dtypes(backend: str, dtypes: str) -> None:
+    check(backend, "67x131", dtypes, "nchw", {"local_weight": 0.0})
+
+
+@pytest.mark.filterwarnings("ignore:amd_loss. the gradient is 0 whatever the student does")
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_2x2_map_has_no_local_loss(backend: str) -> None:
+    """Every quadrant is one position: its unit vector is its sign, equal on either side."""
+    student, teacher = cases.features(cases.SHAPES["2x2"])
+    fused = run(amd_loss, student, teacher, local_weight=1.0, backend=backend)
+    assert fused.loss == 0
+    assert all((grad == 0).all() for grad in fused.grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_quadrant_of_one_position_below_the_norms_floor_has_a_gradient(
+    backend: str, dtype: torch.dtype
+) -> None:
+    """There |g| = exp(-s (t - n)) is under 1e-12, so g^ = g / 1e-12 is not a sign."""
+    # The first position's q of 0.80 and 0.81 have g of about -4e-13 and -7e-14.
+    features = torch.tensor([[0.80, 0.59, 0.09, 0.02], [0.81, 0.57, 0.10, 0.06]], dtype=dtype)
+    student, teacher = (f.sqrt().reshape(1, 1, 2, 2) for f in features)
+    options = {"local_weight": 1.0, "component_weights": (3.0, 0.0, 0.0)}
+    exact = oracle(student, teacher, **options)
+    (truth, _) = exact.grads
+    assert truth.norm() > 0.01
+    fused = run(functools.partial(amd_loss, backend=backend), student, teacher, **options)
+    # s = 64 turns an error of q by eps into 100 eps of g.
+    assert relative_error(fused.grads[0], truth) < 500 * torch.finfo(dtype).eps
+    assert relative_error(fused.loss, exact.loss) < 500 * torch.finfo(dtype).eps
+
+
+@pytest.mark.filterwarnings("ignore:amd_loss. the gradient is 0 whatever the student does")
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_1x1_map_has_no_loss(backend: str) -> None:
+    """p and n are unit vectors, exactly 0 apart; g = -exp(-64) is under the norm's floor: 1e-32."""
+    student, teacher = cases.features((3, 8, 5, 1, 1))
+    fused = run(amd_loss, student, teacher, local_weight=0.0, backend=backend)
+    assert 0 <= fused.loss < 1e-30
+    assert all((grad.abs() < 1e-30).all() for grad in fused.grads)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1)])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_one_row_or_one_column(backend: str, height: int, width: int, layout: str) -> None:
+    student, teacher = cases.features((3, 8, 5, height, width), layout=layout)
+    exact = oracle(student, teacher, local_weight=0.0)
+    fused = run(amd_loss, student, teacher, local_weight=0.0, backend=backend)
+    assert relative_error(fused.loss, exact.loss) < 2e-6
+    assert all(relative_error(g, t) < 5e-6 for g, t in zip(fused.grads, exact.grads, strict=True))
+
+
+@pytest.mark.parametrize(("backend", "width"), [("cpp", 512), ("cuda", 200)], indirect=["backend"])
+def test_large_map(backend: str, width: int) -> None:
+    """Up to 262,144 positions: long sums, and many chunks of one sample."""
+    student, teacher = cases.features((1, 2, 3, width, width))
+    exact = oracle(student, teacher)
+    fused = run(amd_loss, student, teacher, backend=backend)
+    assert relative_error(fused.loss, exact.loss) < 2e-6
+    assert all(relative_error(g, t) < 5e-6 for g, t in zip(fused.grads, exact.grads, strict=True))
+
+
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_layers_of_different_sizes_dtypes_and_layouts_in_one_call(backend: str) -> None:
+    pairs = [
+        cases.features((4, 6, 9, 8, 8)),
+        cases.features((4, 12, 5, 7, 5), (torch.bfloat16, torch.float32), "channels_last"),
+        cases.features((4, 3, 3, 4, 4), (torch.float16, torch.float16), "window"),
+    ]
+    students, teachers = [s for s, _ in pairs], [t for _, t in pairs]
+    options = {"layer_weights": (1.0, 0.5, 3.0), "local_weight": 0.3}
+    exact = oracle(students, teachers, **options)
+    eager = run(reference.amd_loss, students, teachers, **options)
+    fused = run(amd_loss, students, teachers, **options, backend=backend)
+    assert relative_error(fused.loss, exact.loss) < 2e-6
+    for ours, theirs, truth in zip(fused.grads, eager.grads, exact.grads, strict=True):
+        truncated = backend == "triton" and ours.dtype == torch.bfloat16
+        tolerance = 2.0**-8 if truncated else 5e-6
+        assert relative_error(ours, truth) <= relative_error(theirs, truth) + tolerance
+
+
+@pytest.mark.parametrize("backend", FAST, indirect=True)
+def test_nearly_equal_maps_lose_no_more_digits_than_eager(backend: str) -> None:
+    """A trained student: D_x is a small difference of large numbers, 2 - 2 cos would be noise.
+
+    x^ differ in their third digit: rounding, 6e-8 of them, is 6e-5 of the difference.
+    """
+    student, _ = cases.features((4, 16, 16, 14, 14))
+    teacher = student * (1 + 1e-3 * torch.randn(student.shape, generator=torch.manual_seed(3)))
+    exact = oracle(student, teacher)
+    eager = run(reference.amd_loss, student, teacher)
+    fused = run(amd_loss, student, teacher, backend=backend)
+    assert relative_error(fused.loss, exact.loss) <= relative_error(eager.loss, exact.loss) + 1e-4
+    for ours, theirs, truth in zip(fused.grads, eager.grads, exact.grads, strict=True):
+        assert relative_error(ours, truth) <= relative_error(theirs, truth) + 1e-4
+
+
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_angles_near_zero(backend: str) -> None:
+    """One bright position: q is 1 to rounding there, where autograd through acos gives NaN."""
+    student, teacher = cases.features((2, 4, 4, 6, 6))
+    student[:, :, 2, 3] *= 1e3
+    teacher[:, :, 2, 3] *= 1e3
+    exact = oracle(student, teacher)
+    eager = run(reference.amd_loss, student, teacher)
+    fused = run(amd_loss, student, teacher, backend=backend)
+    assert relative_error(fused.loss, exact.loss) <= relative_error(eager.loss, exact.loss) + 2e-6
+    for ours, theirs, truth in zip(fused.grads, eager.grads, exact.grads, strict=True):
+        assert relative_error(ours, truth) <= relative_error(theirs, truth) + 5e-6
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def test_gradcheck_in_float64(backend: str, released: bool) -> None:
+    student, teacher = cases.features((2, 2, 1, 3, 4), (torch.float64, torch.float64))
+    formula = "released" if released else "paper"
+    assert torch.autograd.gradcheck(
+        lambda s, t: amd_loss(s, t, formula=formula, reduction="none", backend=backend),
+        (student.requires_grad_(), teacher.requires_grad_()),
+        fast_mode=backend == "triton",  # one random direction: the interpreter is slow
+    )

@@ -1,0 +1,144 @@
+"""The CUDA kernels compile for the GPUs that matter, without one: no spills, 16 bytes at a time.
+
+nvcc compiles every .cu file against the headers of the torch that is installed, CPU-only or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+CAPABILITIES = ("75", "80", "90", "100")
+CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+NVCC = shutil.which("nvcc") or shutil.which(str(CUDA_HOME / "bin" / "nvcc"))
+KERNELS = {
+    "amd_fused_fwd_kernel",
+    "amd_sample_fwd_kernel",
+    "amd_map_fwd_kernel",
+    "amd_chunk_fwd_kernel",
+    "amd_layers_fwd_kernel",
+    "amd_bwd_kernel",
+}
+# A kernel's name out of its mangled one, and its compute type: f or d.
+NAME = f"({'|'.join(KERNELS)})I([fd])E"
+
+pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """By source: its object file and what ptxas said of it."""
+    folder = tmp_path_factory.mktemp("cuda")
+    includes = [ROOT / "csrc", ROOT / "csrc" / "cuda", *cpp_extension.include_paths()]
+    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
+
+    def compile_one(source: Path) -> tuple[Path, str]:
+        output = folder / f"{source.name}.o"
+        command = [NVCC, "-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings", *targets]
+        command += [f"-I{path}" for path in includes]
+        command += ["-c", source, "-o", output]
+        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return output, done.stdout + done.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip((s.name for s in SOURCES), pool.map(compile_one, SOURCES), strict=True))
+
+
+def resources(log: str) -> Iterator[tuple[str, str, str, int, int]]:
+    """Kernel, compute type, capability, registers and spilt bytes, of what ptxas -v says."""
+    for part in log.split("Compiling entry function ")[1:]:
+        name = re.search(NAME, part)
+        target = re.search(r"for 'sm_(\d+)", part)
+        registers = re.search(r"Used (\d+) registers", part)
+        spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", part)
+        assert name, part
+        assert target, part
+        assert registers, part
+        assert spills, part
+        yield name[1], name[2], target[1], int(registers[1]), int(spills[1]) + int(spills[2])
+
+
+def test_every_kernel_compiles_for_every_architecture_without_spilling(
+    compiled: dict[str, tuple[Path, str]],
+) -> None:
+    rows = [row for _, log in compiled.values() for row in resources(log)]
+    for name, kind, capability, registers, spilt in sorted(rows):
+        print(f"{name}<{kind}> sm_{capability}: {registers} registers, {spilt} bytes spilt")
+    assert Counter(row[:3] for row in rows) == Counter(
+        (name, kind, capability) for name in KERNELS for kind in "fd" for capability in CAPABILITIES
+    )
+    assert [row for row in rows if row[-1] > 0] == []
+
+
+def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocessor(
+    compiled: dict[str, tuple[Path, str]],
+) -> None:
+    """65,536 registers, in units of 8 a thread; the most threads that a block may have."""
+    threads = {"amd_fused_fwd_kernel": 384, "amd_map_fwd_kernel": 128, "amd_bwd_kernel": 256}
+    checked = 0
+    for _, log in compiled.values():
+        for name, kind, _, registers, _ in resources(log):
+            if name in threads and kind == "f":
+                assert 2 * threads[name] * -(-registers // 8) * 8 <= 65536
+                checked += 1
+    assert checked == len(threads) * len(CAPABILITIES)
+
+
+@functools.cache
+def disassembler() -> str | None:
+    """cuobjdump: of the toolkit, or the one that Triton brings."""
+    found = shutil.which("cuobjdump") or shutil.which(str(CUDA_HOME / "bin" / "cuobjdump"))
+    triton = importlib.util.find_spec("triton")
+    if found or triton is None or triton.origin is None:
+        return found
+    return shutil.which(str(Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"))
+
+
+def instructions(path: Path, capability: str) -> dict[tuple[str, str], Counter[str]]:
+    """How often each kernel has which instruction."""
+    tool = disassembler()
+    assert tool
+    command: Sequence[str] = [tool, "-sass", "-arch", f"sm_{capability}", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for part in done.stdout.split("Function : ")[1:]:
+        name = re.match(rf"\S*?{NAME}", part)
+        assert name, part[:200]
+        found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]+)", part)
+        counts[name[1], name[2]] = Counter(found)
+    return counts
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_features_move_16_bytes_at_a_time(
+    compiled: dict[str, tuple[Path, str]], capability: str
+) -> None:
+    """Loads through the read-only cache forward; loads and stores backward."""
+    if disassembler() is None:
+        pytest.skip("cuobjdump is not installed")
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for source in ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu"):
+        found |= instructions(compiled[source][0], capability)
+    for kind in "fd":
+        for kernel in ("amd_fused_fwd_kernel", "amd_map_fwd_kernel", "amd_bwd_kernel"):
+            loads = {name for name in found[kernel, kind] if re.match(r"LDG\..*128", name)}
+            print(kernel, kind, {name: found[kernel, kind][name] for name in loads})
+            # Rows and pixels, four loads under way at once.
+            assert sum(found[kernel, kind][name] for name in loads) >= 8
+        stores = {n: c for n, c in found["amd_bwd_kernel", kind].items() if n.startswith("STG")}
+        assert sum(count for name, count in stores.items() if "128" in name) >= 8, stores

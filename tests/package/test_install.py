@@ -1,0 +1,262 @@
+"""Installing works everywhere: what cannot be built is left out, and the package says why.
+
+Each test runs pip for real, offline, from a copy of the sources into a virtual environment of its
+own, which sees those packages of the running environment that the case allows.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+NEEDED = ("LICENSE", "MANIFEST.in", "README.md", "amd_fused", "csrc", "pyproject.toml", "setup.py")
+COMPILERS = ("c++", "g++", "clang++")
+USE = """
+import json, warnings, torch, amd_fused
+warnings.simplefilter("ignore")
+x, y = torch.rand(2, 3, 4, 4, requires_grad=True), torch.rand(2, 5, 4, 4)
+loss = amd_fused.amd_loss(x, y)
+loss.backward()
+torch.testing.assert_close(loss, amd_fused.reference.amd_loss(x, y), rtol=1e-5, atol=0.0)
+assert x.grad.isfinite().all() and x.grad.any()
+print(json.dumps([amd_fused.__file__, amd_fused.backends()]))
+"""
+
+
+class Environment:
+    """A virtual environment beside a copy of the sources, with setuptools and without pip."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.sources = folder, folder / "sources"
+        for name in NEEDED:
+            source, target = ROOT / name, self.sources / name
+            target.parent.mkdir(exist_ok=True)
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+                shutil.copytree(source, target, ignore=ignored)
+            else:
+                shutil.copy(source, target)
+        venv.create(folder / "venv", with_pip=False, symlinks=True)
+        self.python = folder / "venv" / "bin" / "python"
+        self.site_packages = next((folder / "venv" / "lib").glob("python*/site-packages"))
+        setuptools = importlib.metadata.distribution("setuptools")
+        for name in {path.parts[0] for path in setuptools.files or []}:
+            (self.site_packages / name).symlink_to(setuptools.locate_file(name))
+
+    def show_torch(self) -> None:
+        """From now on it sees all packages of the running environment, behind its own."""
+        installed = Path(torch.__file__).parents[1]
+        (self.site_packages / "running.pth").write_text(f"{installed}\n")
+
+    def install(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """`pip install --no-build-isolation` of the sources, with these environment variables."""
+        command = [sys.executable, "-m", "pip", "--python", str(self.python), "install"]
+        command += ["--no-build-isolation", "--no-deps", "--no-index", str(self.sources)]
+        return self._run(command, variables)
+
+    def use(self) -> tuple[Path, str]:
+        """Runs the loss. Where the package was imported from, and the state of backend cpp."""
+        where, states = self.states()
+        return where, states["cpp"]
+
+    def states(self) -> tuple[Path, dict[str, str]]:
+        """Runs the loss. Where the package was imported from, and the states of all backends."""
+        result = self._run([str(self.python), "-c", USE], {})
+        assert result.returncode == 0, result.stderr
+        where, states = json.loads(result.stdout.splitlines()[-1])
+        return Path(where), states
+
+    def record(self) -> dict[str, Any]:
+        """What the build wrote of each library."""
+        return json.loads((self.site_packages / "amd_fused" / "_build.json").read_text())
+
+    def _run(
+        self, command: list[str], variables: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AMD_FUSED_", "PYTHON"))}
+        return subprocess.run(
+            command, cwd=self.folder, env=kept | variables, capture_output=True, text=True
+        )
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    return Environment(tmp_path)
+
+
+def without_compiler(folder: Path) -> dict[str, str]:
+    return {"PATH": str(folder / "empty"), "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+
+
+def test_without_a_compiler_the_package_installs_and_says_what_to_do(environment: Environment):
+    environment.show_torch()
+    result = environment.install(**without_compiler(environment.folder))
+    assert result.returncode == 0, result.stdout + result.stderr
+    where, state = environment.use()
+    assert where.parent.parent == environment.site_packages
+    assert state == (
+        "not usable, because the extension was not built: no C++ compiler was found (looked for "
+        "/nonexistent/c++); install g++ or clang++, or name yours in CXX, then run `pip install "
+        "--no-build-isolation --no-deps --force-reinstall .` in the source folder"
+    )
+
+
+def test_without_torch_at_build_time_the_package_installs_and_says_what_to_do(
+    environment: Environment,
+):
+    result = environment.install()
+    assert result.returncode == 0, result.stdout + result.stderr
+    installed = {path.name for path in environment.site_packages.iterdir()}
+    assert "amd_fused" in installed
+    assert not installed & {"tests", "benchmarks", "csrc"}
+    assert (environment.site_packages / "amd_fused" / "py.typed").exists()
+    assert (environment.site_packages / "amd_fused" / "distill" / "__init__.py").exists()
+    environment.show_torch()
+    where, state = environment.use()
+    assert where.parent.parent == environment.site_packages
+    assert state == (
+        "not usable, because the extension was not built: the build environment had no torch "
+        "(unless --no-build-isolation is given, pip hides the installed one from the build); "
+        "make sure that torch is installed, then run `pip install --no-build-isolation --no-deps "
+        "--force-reinstall .` in the source folder"
+    )
+
+
+CPU_ONLY = torch.version.cuda is None
+CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+needs_cpu_only_torch = pytest.mark.skipif(not CPU_ONLY, reason="this torch has CUDA")
+
+
+@needs_cpu_only_torch
+@pytest.mark.skipif(not (CUDA_HOME / "bin" / "nvcc").exists(), reason="nvcc is not installed")
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_a_build_with_cuda_works_on_a_torch_without_and_says_why_cuda_is_not_usable(
+    environment: Environment,
+):
+    environment.show_torch()
+    result = environment.install(
+        AMD_FUSED_CPP="1",
+        AMD_FUSED_CUDA="1",
+        TORCH_CUDA_ARCH_LIST="9.0",
+        DEBUG="1",  # compiles sooner
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (environment.site_packages / "amd_fused" / "_cuda.so").exists()
+    assert environment.record()["cuda"]["built"] is True
+    assert environment.record()["cuda"]["cuda"].count(".") == 1
+    where, states = environment.states()
+    assert where.parent.parent == environment.site_packages
+    assert states["cpp"] == "usable"
+    assert states["cuda"] == (
+        f"not usable, because torch {torch.__version__} was built without CUDA; install a CUDA "
+        "build of torch"
+    )
+
+
+def test_the_build_fails_where_cuda_was_demanded_and_there_is_none(environment: Environment):
+    environment.show_torch()
+    result = environment.install(AMD_FUSED_CPP="0", AMD_FUSED_CUDA="1", CUDA_HOME="/nonexistent")
+    assert result.returncode != 0
+    message = (
+        "AMD_FUSED_CUDA=1 asks for the cuda extension, but no CUDA toolkit was found (looked in "
+        "/nonexistent); install nvcc, or name the toolkit's folder in CUDA_HOME"
+    )
+    assert message in result.stderr
+
+
+def test_the_build_fails_where_the_extension_was_demanded_and_cannot_be_built(
+    environment: Environment,
+):
+    result = environment.install(AMD_FUSED_CPP="1", **without_compiler(environment.folder))
+    assert result.returncode != 0
+    assert "AMD_FUSED_CPP=1 asks for the cpp extension, but no C++ compiler" in result.stderr
+    assert not (environment.site_packages / "amd_fused").exists()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="needs a C++ compiler")
+def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_error(
+    environment: Environment,
+):
+    environment.show_torch()
+    for path in (environment.sources / "csrc" / "cpu").rglob("*.cpp"):
+        path.unlink()
+    (environment.sources / "csrc" / "cpu" / "broken.cpp").write_text('#error "broken on purpose"\n')
+    result = environment.install()
+    assert result.returncode == 0, result.stdout + result.stderr
+    _, state = environment.use()
+    assert "was not built: compiling it failed (" in state
+    assert "broken.cpp:1:2: error:" in state
+    assert "broken on purpose" in state
+    assert "set AMD_FUSED_CPP=1 to see all that the compiler says, then run `pip" in state
+    if CPU_ONLY:  # left to itself, the build leaves out what this torch could not load
+        left_out = environment.record()["cuda"]
+        assert left_out["built"] is False
+        assert left_out["why"] == f"torch {torch.__version__} has no CUDA"
+        assert "set AMD_FUSED_CUDA=1" in left_out["remedy"]
+
+
+def test_the_trainer_s_extra_leaves_torch_alone() -> None:
+    """Nothing that it brings, however far behind, asks for one version of torch."""
+    wanted = [Requirement(text) for text in importlib.metadata.requires("amd_fused") or []]
+    chosen = [r for r in wanted if r.marker and r.marker.evaluate({"extra": "distill"})]
+    assert "accelerate" in {r.name for r in chosen}
+    seen: set[str] = set()
+    while chosen:
+        requirement = chosen.pop()
+        name = canonicalize_name(requirement.name)
+        assert name not in ("torchvision", "timm")
+        if name == "torch":
+            assert not any(s.operator in ("==", "===", "~=") for s in requirement.specifier)
+        if name in seen or name == "torch":
+            continue
+        seen.add(name)
+        try:
+            texts = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        further = [Requirement(text) for text in texts]
+        chosen += [r for r in further if r.marker is None or r.marker.evaluate({"extra": ""})]
+    assert {"accelerate", "torchmetrics", "rich"} <= seen
+
+
+def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
+    copy = tmp_path / "sources"
+    left_out = (
+        ".git",
+        ".venv",
+        "build",
+        "dist",
+        "runs",
+        "*.egg-info",
+        "__pycache__",
+        "*.so",
+        ".*cache",
+    )
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*left_out))
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        packed = {name.partition("/")[2] for name in opened.getnames()}
+    needed = {
+        str(path.relative_to(copy))
+        for folder in ("amd_fused", "benchmarks", "csrc", "tests")
+        for path in (copy / folder).rglob("*")
+        if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")
+    }
+    needed |= {"Makefile", "constraints.txt", "tests/support/released.json", ".ci/run"}
+    assert needed - packed == set()

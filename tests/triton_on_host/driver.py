@@ -130,7 +130,7 @@ def install() -> Emulator:
     CompiledKernel._init_handles = loaded
 
     from amd_fused import _backends
-    from amd_fused.kernels.amd_launches import Launch
+    from amd_fused.losses._common.triton.launch import Launch
 
     _backends._interpreting = lambda: True  # the backend takes CPU tensors
     _backends.triton_error.cache_clear()

@@ -198,8 +198,8 @@ def amd_chunk_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
-    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
-    numbers,  # amd_launches.passed makes them
+    layer_weights,  # one a layer, and the options' numbers (places in formulas), as
+    numbers,  # launches.passed makes them
     sums,  # tuple of tuples of [B, chunks, slots, 4]
     first_programs,  # tuple: first program of each layer and the end, were there one sample
     B,

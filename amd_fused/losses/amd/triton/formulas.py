@@ -11,7 +11,7 @@ import triton.language as tl
 
 from amd_fused.losses._common.triton.arguments import scalar
 
-# Places in OPTIONS, which are compiled in (`amd_launches.options`): one flat tuple, for Triton
+# Places in OPTIONS, which are compiled in (`launches.options`): one flat tuple, for Triton
 # before 3.9 takes no nested ones.
 RELEASED = tl.constexpr(0)
 MASKED = tl.constexpr(1)
@@ -35,7 +35,7 @@ NORM_FLOOR = tl.constexpr(1e-12)
 
 @triton.jit
 def number(numbers, place: tl.constexpr, dtype: tl.constexpr):
-    """A number of the host in the compute dtype, out of what `amd_launches.passed` made of it."""
+    """A number of the host in the compute dtype, out of what `launches.passed` made of it."""
     if dtype == tl.float64:
         high = scalar(numbers[3 * place], tl.int64) << 42
         middle = scalar(numbers[3 * place + 1], tl.int64) << 21

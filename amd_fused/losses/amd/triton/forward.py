@@ -60,8 +60,8 @@ def amd_fused_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
-    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
-    numbers,  # amd_launches.passed makes them
+    layer_weights,  # one a layer, and the options' numbers (places in formulas), as
+    numbers,  # launches.passed makes them
     B,
     ROWS_OF_LOSSES: tl.constexpr,  # tuple: number of the layer in `losses`
     BLOCKS_N: tl.constexpr,  # these, too, have one entry a layer
@@ -172,8 +172,8 @@ def amd_sample_fwd_kernel(
     d_f_s,  # tuple of [B, N] in the compute dtype or None
     d_f_t,
     losses,  # [L, B] in the compute dtype
-    layer_weights,  # one a layer, and the options' numbers (places in amd_math), as
-    numbers,  # amd_launches.passed makes them
+    layer_weights,  # one a layer, and the options' numbers (places in formulas), as
+    numbers,  # launches.passed makes them
     B,
     ROWS_OF_LOSSES: tl.constexpr,
     QUADRANT_BLOCKS: tl.constexpr,  # these, too, have one entry a layer

@@ -33,7 +33,7 @@ FUSED_REGISTERS = {torch.float32: 128 if TRITON < (3, 9) else 168, torch.float64
 
 @dataclass
 class Options:
-    """The loss's options as the kernels take them, at the places that amd_math names."""
+    """The loss's options as the kernels take them, at the places that formulas names."""
 
     compiled: tuple[float, ...]
     numbers: tuple[float, ...]
@@ -67,7 +67,7 @@ def options(
 
 
 def passed(numbers: Sequence[float], double: bool) -> tuple[float, ...]:
-    """Numbers as arguments of a kernel, which `amd_math.number` reads.
+    """Numbers as arguments of a kernel, which `formulas.number` reads.
 
     Triton takes a Python number as float32. The 64 bits of a float64 therefore travel as three
     integers of 22, 21 and 21 bits, which float32 holds exactly; as numbers of Triton's integer

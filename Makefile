@@ -51,8 +51,8 @@ bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of me
 
 # Nothing is installed: it takes the torch that PYTHON has. Where the sources came without their
 # repository, AMD_FUSED_COMMIT names the commit.
-gpu: ## on a machine with an NVIDIA GPU: all tests and benchmarks of the GPU, results into OUT
-	PYTHONPATH=. $(PYTHON) -m benchmarks gpu $(if $(OUT),--out $(OUT)) $(ARGS)
+gpu: ## on a machine with an NVIDIA GPU: its tests and benchmarks, STAGE=a, then b; results into OUT
+	PYTHONPATH=. $(PYTHON) -m benchmarks gpu $(or $(STAGE),a) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 build: $(STAMPS)/build ## install the package in place, its kernels compiled
 

@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     STORAGE.mkdir(exist_ok=True)
     prefix = options.out.resolve() / environment.file_stem(machine)
     made = all_steps(options.device.type, options.tiny, prefix)
+    outcomes: list[Outcome] = []
     with prefix.with_name(f"{prefix.name}.log").open("w", buffering=1) as log:
-        outcomes = steps.run_all(made, options.seconds, log)
+        steps.run_all(made, options.seconds, log, outcomes.append)
     print("", *steps.render(outcomes), f"\nwritten to {prefix}*", sep="\n")
     return 1 if any(outcome.failed for outcome in outcomes) else 0
 

@@ -114,7 +114,7 @@ def measure(
     del right
     passes = {v.key: partial(parity.answer, v.loss, case, case.inputs[0]) for v in accepted}
     peaks = {key: trace.peak_extra_bytes(once, case.device) for key, once in passes.items()}
-    launches = {key: trace.launches(once, case.device) for key, once in passes.items()}
+    kernels = {key: trace.kernels(once, case.device) for key, once in passes.items()}
 
     # One counter for all: whoever comes next takes the set that was used longest ago.
     turn = count()
@@ -170,7 +170,8 @@ def measure(
                 "part": v.part,
                 **asdict(verdicts[v.key]),
                 "peak_extra_bytes": peaks.get(v.key),
-                "launches": launches.get(v.key),
+                "launches": len(kernels.get(v.key) or ()) or None,
+                "kernels": kernels.get(v.key),
                 **_stages(times.get(v.key), calls),
                 "host_ms": host.get(v.key),
                 "graph": _graph(v.key, captured, times, calls, len(case.inputs), floor_ms["total"]),

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -65,14 +65,14 @@ class Outcome:
         return self.counts and self.status in ("failed", "timed out")
 
 
-def run_all(steps: Sequence[Step], seconds: float, log: IO[str]) -> list[Outcome]:
-    """One after the other, in so many seconds together."""
+def run_all(
+    steps: Sequence[Step], seconds: float, log: IO[str], keep: Callable[[Outcome], None]
+) -> None:
+    """One after the other, in so many seconds together; what came of each goes to ``keep``."""
     end = time.monotonic() + seconds
-    outcomes = []
     for i, step in enumerate(steps):
         later = sum(other.reserved for other in steps[i + 1 :] if not other.missing)
-        outcomes.append(run(step, end - time.monotonic() - later, log))
-    return outcomes
+        keep(run(step, end - time.monotonic() - later, log))
 
 
 def render(outcomes: Sequence[Outcome]) -> list[str]:

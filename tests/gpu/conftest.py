@@ -37,6 +37,9 @@ def amd(backend: str) -> Callable[..., Tensor]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cuda: needs a GPU; not part of the dry form")
+    config.addinivalue_line("markers", "smoke: run before all else")
+    config.addinivalue_line("markers", "core: run in the first stage of `make gpu`")
+    config.addinivalue_line("markers", "large: takes most of a GPU's memory")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -13,6 +13,8 @@ from on_device import DEVICE, DRY, FORMS, KERNELS, features, forward_kernels, sa
 
 from amd_fused import reference
 
+pytestmark = pytest.mark.core
+
 # Small enough to take derivatives by differences, each in one form of the kernels. The second has
 # few positions but channels enough that one program should not read them alone.
 GRADCHECK = {"fused": (2, 3, 2, 4, 5), "split": (1, 700, 700, 4, 4), "chunked": (1, 1, 1, 65, 64)}
@@ -42,7 +44,8 @@ def test_gradients_flow_to_whichever_input_requires_one(amd: Any, form: str, sid
     for leaf, expected in zip((student, teacher), both, strict=True):
         if leaf.requires_grad:
             assert leaf.grad is not None
-            assert torch.equal(leaf.grad, expected)
+            # A kernel for one side contracts its products otherwise than one for both.
+            assert relative_error(leaf.grad, expected.double()) < 1e-6
         else:
             assert leaf.grad is None
 
@@ -100,8 +103,8 @@ def test_runs_from_several_threads(amd: Any) -> None:
 def test_backward_runs_in_another_thread_than_forward(amd: Any, form: str) -> None:
     student, teacher = features(FORMS[form])
     expected = run(amd, student, teacher)
-    student.requires_grad_()
-    loss = amd(student, teacher)
+    leaves = (student.requires_grad_(), teacher.requires_grad_())
+    loss = amd(*leaves)
     with ThreadPoolExecutor(1) as pool:
-        (grad,) = pool.submit(functools.partial(torch.autograd.grad, loss, student)).result()
-    assert torch.equal(grad, expected.grads[0])
+        grads = pool.submit(functools.partial(torch.autograd.grad, loss, leaves)).result()
+    assert all(map(torch.equal, grads, expected.grads))

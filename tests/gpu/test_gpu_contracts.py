@@ -16,6 +16,7 @@ from benchmarks.trace import peak_extra_bytes
 SLEEP_CYCLES = 1_000_000_000
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("layout", some(["nchw", "channels_last"], "channels_last"))
 @pytest.mark.parametrize("form", some(FORMS, "fused"))
 @pytest.mark.parametrize("dtypes", some(["float32", "bfloat16"], "float32"))
@@ -25,6 +26,7 @@ def test_bitwise_equal_from_run_to_run(amd: Any, dtypes: str, form: str, layout:
     assert all(same(first, run(amd, student, teacher)) for _ in range(3))
 
 
+@pytest.mark.core
 def test_a_sample_does_not_depend_on_its_neighbours(amd: Any) -> None:
     student, teacher = features((6, 16, 8, 14, 14))
     together = amd(student, teacher, reduction="none")
@@ -100,6 +102,7 @@ def test_all_zero_maps_have_finite_loss_and_zero_gradient(amd: Any, form: str, s
     assert all(torch.isfinite(grad).all() for grad in result.grads)
 
 
+@pytest.mark.core
 @pytest.mark.cuda
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
 @pytest.mark.parametrize("size", [(64, 7), (16, 56), (2, 160)], ids=str)
@@ -121,6 +124,7 @@ def test_nothing_of_a_features_size_is_allocated_but_the_gradient(
     assert feature_bytes <= backward < feature_bytes + a_few
 
 
+@pytest.mark.core
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])

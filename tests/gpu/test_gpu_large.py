@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amd_fused import reference
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.large, pytest.mark.cuda]
 
 NEEDED = 24 << 30
 # B, C, H, W: offsets beyond 2^31 within a sample, and between samples; in a map of one chunked and

@@ -74,6 +74,7 @@ def test_512x512_map(amd: Any, channels: tuple[int, int], layout: str) -> None:
     assert_as_accurate_as_eager(amd, *features((1, *channels, 512, 512), layout=layout))
 
 
+@pytest.mark.core
 def test_layers_of_different_sizes_forms_dtypes_and_layouts_in_one_call(amd: Any) -> None:
     pairs = [
         features((1, 12, 5, 7, 5), (torch.bfloat16, torch.float32), "channels_last"),
@@ -86,12 +87,14 @@ def test_layers_of_different_sizes_forms_dtypes_and_layouts_in_one_call(amd: Any
     )
 
 
+@pytest.mark.core
 @pytest.mark.cuda
 def test_more_layers_than_one_launch_takes(amd: Any) -> None:
     pairs = [features((2, 3 + k, 4, 4 + k, 6), seed=k) for k in range(11)]
     assert_as_accurate_as_eager(amd, [s for s, _ in pairs], [t for _, t in pairs])
 
 
+@pytest.mark.core
 def test_nearly_equal_maps_lose_no_more_digits_than_eager(amd: Any) -> None:
     """A trained student: D_x is a small difference of large numbers, 2 - 2 cos would be noise."""
     student, _ = features((4, 16, 16, 14, 14))
@@ -104,6 +107,7 @@ def test_nearly_equal_maps_lose_no_more_digits_than_eager(amd: Any) -> None:
         assert relative_error(ours, truth) <= relative_error(theirs, truth) + 1e-4
 
 
+@pytest.mark.core
 def test_angles_near_zero(amd: Any) -> None:
     """One bright position: q is 1 to rounding there, where autograd through acos gives NaN."""
     student, teacher = features((2, 4, 4, 6, 6))
@@ -112,6 +116,7 @@ def test_angles_near_zero(amd: Any) -> None:
     assert_as_accurate_as_eager(amd, student, teacher)
 
 
+@pytest.mark.core
 @pytest.mark.skipif(backends()["cpp"] != "usable", reason=f"cpp is {backends()['cpp']}")
 @pytest.mark.parametrize("form", some(FORMS, "fused"))
 def test_both_backends_agree(amd: Any, form: str) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from amd_fused import AMDLoss, DistillationLoss, FeatureHooks, reference
 
+pytestmark = pytest.mark.core
+
 HALF = torch.float16 if DEVICE.type == "cuda" else torch.bfloat16
 
 

@@ -1,0 +1,103 @@
+"""What a first minute on a GPU has to show: every form, dtype and loss gives the right number.
+
+The layers of the benchmarks are taken as the benchmarks take them, gradients to the student alone:
+the kernels are then compiled, by several processes at once, before anything is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from measures import relative_error, run
+from on_device import DEVICE, FORMS, TOLERANCE, benchmark_features, features, some
+from torch import Tensor
+
+import amd_fused
+from amd_fused import reference
+from amd_fused._backends.kernels import KERNELS
+
+pytestmark = pytest.mark.smoke
+
+HALVES = {torch.float16: 2**-11, torch.bfloat16: 2**-8}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "dtype", some([torch.float32, torch.float64, *HALVES], torch.float32), ids=str
+)
+@pytest.mark.parametrize("form", some(FORMS, "fused"))
+def test_every_form_and_dtype(amd: Any, form: str, dtype: torch.dtype, batch: int) -> None:
+    student, teacher = features((batch, *FORMS[form][1:]), (dtype, dtype))
+    got = run(amd, student, teacher)
+    exact = run(reference.amd_loss, student.double(), teacher.double())
+    loss_tolerance, grad_tolerance = TOLERANCE[got.loss.dtype]
+    assert relative_error(got.loss, exact.loss) <= 4 * loss_tolerance
+    for ours, truth in zip(got.grads, exact.grads, strict=True):
+        assert relative_error(ours, truth) <= 4 * grad_tolerance + HALVES.get(dtype, 0.0)
+
+
+@pytest.mark.parametrize("layout", some(["nchw", "channels_last"], "nchw"))
+@pytest.mark.parametrize("dtype", some([torch.float32, torch.bfloat16], torch.float32), ids=str)
+@pytest.mark.parametrize("shape", some(["cifar-wrn", "imagenet-resnet", "detection"], "tiny"))
+def test_layers_of_the_benchmarks(amd: Any, shape: str, dtype: torch.dtype, layout: str) -> None:
+    student, teacher = benchmark_features(shape, layout, dtype)
+    for a in student:
+        a.requires_grad_()
+    loss = amd(student, teacher)
+    grads = torch.autograd.grad(loss, student)
+    loss_tolerance, grad_tolerance = TOLERANCE[torch.float32]
+    total = torch.zeros((), dtype=torch.float64, device=DEVICE)
+    # Layer by layer, for float64 takes the memory of four.
+    for a_s, a_t, ours in zip(student, teacher, grads, strict=True):
+        wide = a_s.detach().double().requires_grad_()
+        exact = reference.amd_loss(wide, a_t.double()) / len(student)
+        (truth,) = torch.autograd.grad(exact, wide)
+        total += exact.detach()
+        assert relative_error(ours, truth) <= 4 * grad_tolerance + HALVES.get(dtype, 0.0)
+    assert relative_error(loss.detach(), total) <= 4 * loss_tolerance
+
+
+def drawn(seed: int, *sizes: int) -> Tensor:
+    return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+# What the sibling losses take: the student's input, then all others.
+SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
+    "kd_loss": lambda: [drawn(0, 6, 100), drawn(1, 6, 100)],
+    "spherical_kd_loss": lambda: [drawn(0, 6, 1000), drawn(1, 6, 1000)],
+    "nd_loss": lambda: [
+        *(drawn(0, 6, 640), drawn(1, 6, 640)),
+        *(torch.arange(6, device=DEVICE) % 3, drawn(2, 3, 640)),
+    ],
+    "lsh_loss": lambda: [drawn(0, 6, 640), drawn(1, 6, 640), drawn(2, 64, 640), drawn(3, 64)],
+    "at_loss": lambda: [drawn(0, 2, 9, 7, 7), drawn(1, 2, 6, 7, 7)],
+}
+
+# Whose kernels they run.
+FAMILY = {
+    "kd_loss": "kd",
+    "spherical_kd_loss": "kd",
+    "nd_loss": "nd",
+    "lsh_loss": "lsh",
+    "at_loss": "amd",
+}
+
+
+@pytest.mark.parametrize("loss", SIBLINGS)
+def test_sibling_losses(backend: str, loss: str) -> None:
+    if backend not in KERNELS[FAMILY[loss]]:
+        pytest.skip(f"{backend} has no kernels of {loss}")
+    student, *others = SIBLINGS[loss]()
+    student.requires_grad_()
+    got = getattr(amd_fused, loss)(student, *others, backend=backend)
+    (grad,) = torch.autograd.grad(got, student)
+    wide = student.detach().double().requires_grad_()
+    exact = getattr(reference, loss)(
+        wide, *(a.double() if a.is_floating_point() else a for a in others)
+    )
+    (truth,) = torch.autograd.grad(exact, wide)
+    assert relative_error(got.detach(), exact.detach()) < 1e-5
+    assert relative_error(grad, truth) < 1e-5

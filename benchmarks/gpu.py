@@ -40,9 +40,9 @@ STAGES = {
 STEPS = tuple(dict.fromkeys([*STAGES["a"], *STAGES["b"]]))
 _SHAPES = ("--shapes", "cifar-wrn", "imagenet-resnet", "detection")
 _ARGUMENTS = {
-    # Without the peers that are compiled, for minutes.
     "losses": (
         *("--device=cuda", "--seconds=0", "--min-time=0.3"),
+        *("--variants", "amd_fused", "amd_fused_cuda", "eager"),
         *("--dtypes", "float32", "bfloat16", *_SHAPES),
     ),
     "peers": (
@@ -190,7 +190,7 @@ def all_steps(dry: bool, files: Path) -> list[Step]:
         # missing, tests say.
         Step("build", build, 90, not_dry, False, variables={"TORCH_CUDA_ARCH_LIST": here}),
         tests("smoke", "smoke", 75, _TEST_BYTES),
-        benchmark("losses", 100),
+        benchmark("losses", 120),
         tests("core", "core and not smoke", 75, _TEST_BYTES),
         tests("tests", "not (smoke or core or large)", 110, _TEST_BYTES),
         tests("large", "large", 45, _LARGE_TEST_BYTES, not_dry),

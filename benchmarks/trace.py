@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ def peak_extra_bytes(step: Callable[[], object], device: torch.device) -> int:
     allocates past torch (``std::vector``) is not seen.
     """
     if device.type == "cuda":
+        gc.collect()  # what falls to the collector during the step would count against it
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

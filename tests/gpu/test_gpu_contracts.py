@@ -121,7 +121,8 @@ def test_nothing_of_a_features_size_is_allocated_but_the_gradient(
 
     loss = amd(student, teacher)
     backward = peak_extra_bytes(lambda: torch.autograd.grad(loss, student), DEVICE)
-    assert feature_bytes <= backward < feature_bytes + a_few
+    # torch's allocator gives large tensors whole units of 2 MiB.
+    assert feature_bytes <= backward < feature_bytes + a_few + (2 << 20)
 
 
 @pytest.mark.core

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import environment, report, results, steps
-from benchmarks.steps import SECONDS, Step
+from benchmarks.steps import SECONDS, Outcome, Step
 
 # Six minutes, with some time to spare.
 _ALL_SECONDS = 350.0

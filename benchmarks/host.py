@@ -81,7 +81,10 @@ def measure(device: torch.device, settings: Settings, compiled: bool = False) ->
             if verdicts[v.key].status == "ok"
         }
         whole = partial(amd_fused.amd_loss, backend="triton")
-        unlaunched = (partial(_step, case, whole, switch, False), partial(_launch_path, case))
+        unlaunched = (
+            partial(_step, case, whole, switch, False),
+            partial(_launch_path, case, switch),
+        )
         for (key, title), step in zip(UNLAUNCHED.items(), unlaunched, strict=True):
             titles[key] = title
             verdicts[key] = Verdict("left out", missing) if missing else Verdict("ok")
@@ -135,16 +138,36 @@ def render(record: dict[str, Any]) -> str:
     return "\n".join([title, "", *table.lines(HEADER, rows), *([""] if notes else []), *notes])
 
 
-class _Switch:
-    """The ``submit`` of the Triton backend: runs the launches of a call, or none of them."""
+class _Launchless:
+    """Stands for a compiled kernel: launched, it does nothing."""
 
-    def __init__(self, run: Callable[[Sequence[Any]], None]) -> None:
-        self._run = run
+    def __getitem__(self, grid: tuple[int, int, int]) -> Callable[..., None]:
+        return lambda *arguments: None
+
+
+class _Switch:
+    """The Triton backend's operators, whose launches run or, switched off, are left out.
+
+    Of both sorts the second call and those after it are replays.
+    """
+
+    def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+        self._forward, self._backward = forward, backward
+        self._left_out: dict[str, Any] = {}
         self.on = True
 
-    def __call__(self, launches: Sequence[Any]) -> None:
-        if self.on:
-            self._run(launches)
+    def forward(self, *args: Any) -> Any:
+        return self._forward(*args, **({} if self.on else self._left_out))
+
+    def backward(self, *args: Any) -> Any:
+        return self._backward(*args, **({} if self.on else self._left_out))
+
+    def leave_out(self, replays: Any) -> None:
+        """Where calls without launches are remembered."""
+        self._left_out = {
+            "submit": lambda launches: [_Launchless() for _ in launches],
+            "replays": replays,
+        }
 
 
 @contextmanager
@@ -154,27 +177,29 @@ def _switchable_launches() -> Iterator[tuple[_Switch, str]]:
     And why there is nothing to switch: empty where Triton can be imported.
     """
     try:
+        from amd_fused.losses._common.triton.replay import Replays
         from amd_fused.losses.amd.triton import launcher as kernels
     except ImportError as error:
-        yield _Switch(lambda launches: None), f"Triton cannot be imported ({error})"
+        yield _Switch(_nothing, _nothing), f"Triton cannot be imported ({error})"
         return
-    switch = _Switch(kernels.run_all)
+    switch = _Switch(kernels.amd_fwd_triton, kernels.amd_bwd_triton)
+    switch.leave_out(Replays())
     with (
         # Without a GPU the backend is open to CPU tensors only for Triton's interpreter, which
         # never gets to see a kernel here.
         mock.patch.dict(os.environ, {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}),
-        mock.patch.object(
-            kernels, "amd_fwd_triton", partial(kernels.amd_fwd_triton, submit=switch)
-        ),
-        mock.patch.object(
-            kernels, "amd_bwd_triton", partial(kernels.amd_bwd_triton, submit=switch)
-        ),
+        mock.patch.object(kernels, "amd_fwd_triton", switch.forward),
+        mock.patch.object(kernels, "amd_bwd_triton", switch.backward),
     ):
         _backends.triton_error.cache_clear()
         try:
             yield switch, ""
         finally:
             _backends.triton_error.cache_clear()
+
+
+def _nothing(*args: Any) -> None:
+    raise AssertionError("there is no Triton to launch anything")
 
 
 def _step(case: Case, loss: Loss, switch: _Switch, launching: bool, mark: Mark) -> None:
@@ -187,20 +212,19 @@ def _step(case: Case, loss: Loss, switch: _Switch, launching: bool, mark: Mark) 
     del gradients
 
 
-def _launch_path(case: Case, mark: Mark) -> None:
+def _launch_path(case: Case, switch: _Switch, mark: Mark) -> None:
     """What the operators of the Triton backend run, with default options, called directly."""
     from amd_fused.losses.amd.triton import launcher as kernels
 
+    switch.on = False
     inputs, layers = case.inputs[0], len(SHAPE.pairs)
     polynomial = margin.margin_polynomial(1.35, False)
-    none = _Switch(kernels.run_all)
-    none.on = False
     loss, d_f = kernels.amd_fwd_triton(
         inputs.student, inputs.teacher, polynomial, 1.35, 64.0, 0.2, False, [1.0, 1.0, 1.0], None,
-        [1.0 / layers] * layers, 1e-6, True, [True] * layers + [False] * layers, submit=none,
+        [1.0 / layers] * layers, 1e-6, True, [True] * layers + [False] * layers,
     )  # fmt: skip
     mark()
-    gradients = kernels.amd_bwd_triton(loss, inputs.student, d_f, submit=none)
+    gradients = kernels.amd_bwd_triton(loss, inputs.student, d_f)
     mark()
     del gradients
 

@@ -73,7 +73,7 @@ def test_steps_leave_what_later_ones_have_reserved(monkeypatch):
         python("absent", "", reserved=30.0, missing="not here"),
         python("last", "", reserved=5.0),
     ]
-    steps.run_all(chosen, 100.0, io.StringIO())
+    steps.run_all(chosen, 100.0, io.StringIO(), lambda outcome: None)
     assert given == {"first": 75.0, "second": 95.0, "absent": 95.0, "last": 100.0}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Emulator:
         self.memory = DeviceMemory()
         self.fault: Exception | None = None
         self.launched: list[str] = []
+        self.replayed: list[str] = []
         self.callback = CALLBACK(self.on_launch)
 
     def on_launch(self, function: int, blocks: int, threads: int, shared: int, given: Any) -> int:
@@ -59,18 +60,19 @@ class Emulator:
             self.fault = error
         return 0
 
-    def run(self, launch: Any) -> None:
-        """Launch.run, with the buffers that its tensors can reach and no others."""
+    def watched(self, run: Callable[[], Any], arguments: Sequence[Any]) -> Any:
+        """A launch, with the buffers that its tensors can reach and no others."""
         self.memory, self.fault = DeviceMemory(), None
-        for place, argument in enumerate(launch.args):
+        for place, argument in enumerate(arguments):
             for tensor in tensors(argument):
                 reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
                 size = (1 + reach) * tensor.element_size() if tensor.numel() else 0
-                name = f"argument {place} of {launch.kernel.fn.__name__}, {tuple(tensor.shape)}"
+                name = f"argument {place}, {tuple(tensor.shape)}"
                 self.memory.add(name, tensor.data_ptr(), size)
-        launch.kernel[(launch.programs,)](*launch.args, enable_fp_fusion=True, **launch.constants)
+        result = run()
         if self.fault is not None:
             raise self.fault
+        return result
 
 
 def tensors(argument: Any) -> Iterator[torch.Tensor]:
@@ -130,9 +132,17 @@ def install() -> Emulator:
     CompiledKernel._init_handles = loaded
 
     from amd_fused import _backends
+    from amd_fused.losses._common.triton import replay
     from amd_fused.losses._common.triton.launch import Launch
 
     _backends._interpreting = lambda: True  # the backend takes CPU tensors
     _backends.triton_error.cache_clear()
-    Launch.run = lambda launch: emulator.run(launch)
+    first = Launch.run
+    Launch.run = lambda launch: emulator.watched(lambda: first(launch), launch.args)
+
+    def again(run: Callable[..., object], arguments: Sequence[Any]) -> None:
+        emulator.watched(lambda: run(*arguments), arguments)
+        emulator.replayed.append(emulator.launched[-1])
+
+    replay.submit = again
     return emulator

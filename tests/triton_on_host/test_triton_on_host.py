@@ -83,8 +83,8 @@ def test_planted_faults_are_refused(fault: str) -> None:
 
 
 # Beyond eager's own error, relative in the L2 norm, for loss and gradients. All but the fused form
-# in float32 stay within 2e-6 of it; that one is up to 1e-5 from the oracle here and 4e-7 in
-# Triton's interpreter. Not yet explained: neither an exact exp nor an exact norm changes it.
+# in float32 stay within 2e-6 of it; that one is up to 1e-5 from the oracle here, 4e-7 in Triton's
+# interpreter and 2e-7 on an H100: the emulation's own error, then.
 TOLERANCE = 2e-5
 
 
@@ -110,6 +110,9 @@ def test_losses_are_right_in_machine_code(arguments: list[str]) -> None:
         "kd_bwd_kernel",
         "nd_fwd_kernel", "nd_bwd_kernel", "lsh_bce_kernel",
     }  # fmt: skip
+    again = [row for row in rows if row["case"].startswith("again ")]
+    assert again
+    assert all(row["replayed"] == row["kernels"] for row in again)
     wrong = [
         row
         for row in rows

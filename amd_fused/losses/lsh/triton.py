@@ -5,15 +5,13 @@ Bytes for [R, H] hash values: both sides read, the gradient written over the stu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from amd_fused.losses._common.triton import series
-from amd_fused.losses._common.triton.launch import Launch, block, on_device, run_all
+from amd_fused.losses._common.triton.launch import Launch, Submit, block, on_device, run_all
 
 
 @triton.jit
@@ -63,7 +61,7 @@ def lsh_bce_triton(
     hash_t: Tensor,
     bias: Tensor | None,
     needs_grad: bool,
-    submit: Callable[[Sequence[Launch]], None] = run_all,
+    submit: Submit = run_all,
 ) -> Tensor:
     """The kernel of losses/lsh/operator.py: partial sums, and the gradient in place of hash_s."""
     rows, hashes = hash_s.shape

@@ -7,7 +7,7 @@ class means for the student), its gradient written. One launch each way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
-from amd_fused.losses._common.triton.launch import Launch, block, on_device, run_all
+from amd_fused.losses._common.triton.launch import Launch, Submit, block, on_device, run_all
 
 
 @triton.jit
@@ -147,7 +147,7 @@ def nd_fwd_triton(
     teacher: Tensor,
     target: Tensor,
     class_means: Tensor,
-    submit: Callable[[Sequence[Launch]], None] = run_all,
+    submit: Submit = run_all,
 ) -> tuple[Tensor, Tensor]:
     """The operator `nd_fwd` of amd_fused/losses/nd/operator.py."""
     (batch, width), classes = student.shape, class_means.shape[0]
@@ -176,7 +176,7 @@ def nd_bwd_triton(
     class_means: Tensor,
     slopes: Tensor,
     needs_grad: Sequence[bool],
-    submit: Callable[[Sequence[Launch]], None] = run_all,
+    submit: Submit = run_all,
 ) -> list[Tensor]:
     """The operator `nd_bwd` of amd_fused/losses/nd/operator.py."""
     batch, width = student.shape

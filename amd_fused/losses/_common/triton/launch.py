@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +34,16 @@ class Launch:
     args: tuple[Any, ...]
     constants: dict[str, Any] = field(default_factory=dict)
 
-    def run(self) -> None:
+    def run(self) -> Any:
+        """What was compiled for it; None in Triton's interpreter."""
         # Fusing multiplications with additions is the default of Triton up to 3.9 only.
-        self.kernel[(self.programs,)](*self.args, enable_fp_fusion=True, **self.constants)
+        return self.kernel[(self.programs,)](*self.args, enable_fp_fusion=True, **self.constants)
 
 
-def run_all(launches: Sequence[Launch]) -> None:
-    for launch in launches:
-        launch.run()
+# Runs launches; returns what was compiled for each, where a replay may want it.
+Submit = Callable[[Sequence[Launch]], list[Any] | None]
+
+
+def run_all(launches: Sequence[Launch]) -> list[Any]:
+    """What was compiled for each."""
+    return [launch.run() for launch in launches]

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 import triton
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
-from amd_fused.losses._common.triton.launch import Launch, on_device, run_all
+from amd_fused.losses._common.triton.launch import Launch, Submit, on_device, run_all
 from amd_fused.losses.kd.triton.backward import kd_bwd_kernel
 from amd_fused.losses.kd.triton.formulas import NUMBERS
 from amd_fused.losses.kd.triton.forward import kd_row_fwd_kernel, kd_wide_fwd_kernel
@@ -43,7 +42,7 @@ def kd_fwd_triton(
     numbers: Tensor,
     norm: int,
     fixed_radius: bool,
-    submit: Callable[[Sequence[Launch]], None] = run_all,
+    submit: Submit = run_all,
 ) -> tuple[Tensor, Tensor]:
     """The operator `kd_fwd` of kd/operator.py, which describes arguments and result."""
     batch, width = student.shape
@@ -88,7 +87,7 @@ def kd_bwd_triton(
     numbers: Tensor,
     student_grad: bool,
     teacher_grad: bool,
-    submit: Callable[[Sequence[Launch]], None] = run_all,
+    submit: Submit = run_all,
 ) -> list[Tensor]:
     """The operator `kd_bwd` of amd_fused/losses/kd/operator.py."""
     batch, width = student.shape

@@ -28,7 +28,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from amd_fused.losses._common.triton.launch import Launch
+from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD, Launch
 from amd_fused.losses.amd.margin import margin_polynomial
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.kd.triton import launcher as kd
@@ -267,7 +267,7 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
                     kernel = launch.kernel.warmup(
                         *launch.args,
                         grid=(launch.programs,),
-                        enable_fp_fusion=True,
+                        enable_fp_fusion=FUSED_MULTIPLY_ADD,
                         **launch.constants,
                     )
                 if kernel.hash in seen:

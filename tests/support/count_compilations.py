@@ -16,6 +16,8 @@ import triton
 from compile_triton import CACHE, Target, amd_launches
 from triton.runtime import driver
 
+from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD
+
 # One map of each form: C_S, C_T, H, W.
 LAYERS = [(12, 20, 7, 7), (20, 16, 56, 56), (3, 2, 67, 131)]
 # Batches that differ in whether 16 divides them, and in nothing that chooses a form or its blocks.
@@ -37,7 +39,10 @@ SCHEDULES: dict[str, list[dict[str, Any]]] = {
 def compiled(batch: int, dtype: torch.dtype, options: dict[str, Any]) -> set[str]:
     return {
         launch.kernel.warmup(
-            *launch.args, grid=(launch.programs,), enable_fp_fusion=True, **launch.constants
+            *launch.args,
+            grid=(launch.programs,),
+            enable_fp_fusion=FUSED_MULTIPLY_ADD,
+            **launch.constants,
         ).hash
         for launch in amd_launches(batch, LAYERS, "nchw", dtype, **options)
     }

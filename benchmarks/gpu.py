@@ -65,7 +65,15 @@ _DRY_ARGUMENTS = {
         *("--variants", "amd_fused", "eager"),
     ),
     "host": ("--device=cpu", "--min-time=0"),
-    "siblings": ("--device=cpu", "--seconds=0", "--min-time=0", "--shapes", "tiny"),
+    "siblings": (
+        "--device=cpu",
+        "--seconds=0",
+        "--min-time=0",
+        "--shapes",
+        "tiny",
+        "--dtypes",
+        "float32",
+    ),
     "training": ("--device=cpu", "--settings=tiny-amp", "--seconds=0", "--min-time=0"),
 }
 # The command that measures, where the step is not named as it.

@@ -10,7 +10,7 @@
 | `report` | tables and pictures of result files |
 | `compare` | what changed from one result file to another, told from noise |
 | `all` | losses, siblings, scaling, host, pytest-benchmark and the report: `make bench` |
-| `gpu` | all of this and the GPU tests, on a machine with an NVIDIA GPU: `make gpu` |
+| `gpu` | what an NVIDIA GPU has to show, tests and times, in two stages: `make gpu` |
 
 harness.py measures, and one file a loss (amd.py, kd.py) says what: a function
 ``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py or siblings.py;

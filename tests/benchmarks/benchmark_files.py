@@ -51,6 +51,7 @@ def variant(key: str, title: str, ms: float, part: str, rounds: list[float]) -> 
         "reason": "",
         "peak_extra_bytes": int(1000 * ms),
         "launches": None,
+        "kernels": None,
         "forward_ms": spread(0.75 * ms),
         "backward_ms": spread(0.25 * ms),
         "total_ms": spread(ms),

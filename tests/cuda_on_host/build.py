@@ -11,6 +11,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -29,6 +30,7 @@ FLAGS = [
     *("-x", "c++", "-std=c++17", "-O1", "-g0", "-fPIC", "-w"),
     *("-DAMD_DISPATCH_KEY=CPU", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
 ]
+MORE_FLAGS = shlex.split(os.environ.get("CFLAGS", ""))
 
 
 class CannotCompileError(Exception):
@@ -45,7 +47,7 @@ def library() -> Path:
     """The library's file, compiled if need be: ten seconds or so."""
     folders = [HERE, ROOT / "csrc", ROOT / "csrc" / "cuda"]
     read = sorted(p for folder in folders for p in folder.iterdir() if p.is_file())
-    digest = hashlib.sha256(repr((COMPILER, FLAGS, torch.__version__)).encode())
+    digest = hashlib.sha256(repr((COMPILER, FLAGS, MORE_FLAGS, torch.__version__)).encode())
     for path in read:
         digest.update(path.name.encode() + path.read_bytes())
     result = FOLDER / f"{digest.hexdigest()[:16]}.so"
@@ -79,7 +81,16 @@ def _compile(result: Path) -> None:
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         objects = [Path(folder, f"{path.name}.o") for path in sources()]
         commands = [
-            [COMPILER, *FLAGS, *(f"-I{path}" for path in includes), "-c", source, "-o", target]
+            [
+                COMPILER,
+                *FLAGS,
+                *MORE_FLAGS,
+                *(f"-I{path}" for path in includes),
+                "-c",
+                source,
+                "-o",
+                target,
+            ]
             for source, target in zip(sources(), objects, strict=True)
         ]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -87,7 +98,18 @@ def _compile(result: Path) -> None:
         torch_libraries = Path(torch.__file__).parent / "lib"
         linked = Path(folder, "linked.so")
         names = ["-ltorch", "-ltorch_cpu", "-lc10"]
-        _run([COMPILER, "-shared", *objects, f"-L{torch_libraries}", *names, "-o", linked])
+        _run(
+            [
+                COMPILER,
+                "-shared",
+                *MORE_FLAGS,
+                *objects,
+                f"-L{torch_libraries}",
+                *names,
+                "-o",
+                linked,
+            ]
+        )
         linked.rename(result)
 
 

@@ -66,8 +66,8 @@ AMD_INLINE Vec<T> exp2_non_positive(Vec<T> w) {
   Vec<T> sum = splat<T>(exp2_coefficient<T>(K::kDegree));
   for (int k = K::kDegree - 1; k >= 0; --k) sum = sum * r + exp2_coefficient<T>(k);
   // 2^k by adding k to the exponent bits.
-  const Vec<T> power = bit_cast<Vec<T>>(bit_cast<IntVec<T>>(sum) +
-                                        (bit_cast<IntVec<T>>(shifted) << K::kFractionBits));
+  const Vec<T> power = bit_cast<Vec<T>>(bit_cast<BitsVec<T>>(sum) +
+                                        (bit_cast<BitsVec<T>>(shifted) << K::kFractionBits));
   return w < kLowest ? Vec<T>{} : power;
 }
 

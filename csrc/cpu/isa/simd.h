@@ -18,6 +18,7 @@ struct Lanes<float> {
   typedef float Vector __attribute__((vector_size(kVectorBytes)));
   typedef int32_t Index;
   typedef Index Integer __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
   static constexpr int kCount = 16;
 };
 template <>
@@ -25,12 +26,16 @@ struct Lanes<double> {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   typedef int64_t Index;
   typedef Index Integer __attribute__((vector_size(kVectorBytes)));
+  typedef uint64_t Bits __attribute__((vector_size(kVectorBytes)));
   static constexpr int kCount = 8;
 };
 template <typename T>
 using Vec = typename Lanes<T>::Vector;
 template <typename T>
 using IntVec = typename Lanes<T>::Integer;
+// Of a number's parts: sums of them may wrap, which of signed integers is undefined.
+template <typename T>
+using BitsVec = typename Lanes<T>::Bits;
 template <typename T>
 constexpr int kLanes = Lanes<T>::kCount;
 

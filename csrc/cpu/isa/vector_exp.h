@@ -56,7 +56,8 @@ AMD_INLINE Vec<T> exp_non_positive(Vec<T> x) {
   Vec<T> sum = splat<T>(K::c[K::kDegree]);
   for (int i = K::kDegree - 1; i >= 0; --i) sum = sum * r + K::c[i];
   // 2^k by adding k to the exponent bits; NaN has k in its fraction bits only.
-  IntVec<T> scaled = bit_cast<IntVec<T>>(sum) + (bit_cast<IntVec<T>>(shifted) << K::kFractionBits);
+  BitsVec<T> scaled =
+      bit_cast<BitsVec<T>>(sum) + (bit_cast<BitsVec<T>>(shifted) << K::kFractionBits);
   Vec<T> result = bit_cast<Vec<T>>(scaled);
   return x == x ? result : x;
 }

@@ -14,10 +14,11 @@ import triton
 _LARGEST_BLOCK = 1024
 _SMALLEST_BLOCK = 128
 
+TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 # Whether products are fused with sums. Where Triton 3.9 does it, each thread of a sum fuses its own
 # product and adds its neighbours' rounded ones: they differ in the last digit, and store different
 # numbers to one address (found by tests/triton_on_host).
-FUSED_MULTIPLY_ADD = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 9)
+FUSED_MULTIPLY_ADD = TRITON < (3, 9)
 
 
 def block(width: int) -> int:

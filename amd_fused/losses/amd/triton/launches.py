@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from amd_fused.losses._common.triton import series
-from amd_fused.losses._common.triton.launch import Launch
+from amd_fused.losses._common.triton.launch import TRITON, Launch
 from amd_fused.losses.amd.triton import chunks as chunk_kernels
 from amd_fused.losses.amd.triton import forward, plan
 
@@ -27,7 +26,6 @@ INTERPRETER_MULTIPROCESSORS = 132
 MAX_REGISTERS = {torch.float32: 128, torch.float64: 255}
 # Of the fused kernel with 8 warps: 128 let two programs share a multiprocessor, and Triton 3.4 and
 # 3.6 spill nothing there. Triton 3.9 (CUDA 13) spills up to 40 bytes at 128, none at 168.
-TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 FUSED_REGISTERS = {torch.float32: 128 if TRITON < (3, 9) else 168, torch.float64: 255}
 
 

@@ -178,7 +178,7 @@ class CRDLoss(_Loss):
         )
         # derived: the logarithm of the mean over processes, each as heavy as its batch
         parts = processes.gathered((log_z + math.log(len(samples)))[None])
-        count = processes.total(torch.tensor(len(samples)))
+        count = processes.total(torch.tensor(len(samples), dtype=torch.float64, device="cpu"))
         log_z = (torch.logsumexp(parts, 0) - count.log()).to(self.log_normalizers.dtype)
         if self.training:
             self.log_normalizers.copy_(log_z)

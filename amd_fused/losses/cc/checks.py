@@ -8,12 +8,16 @@ from amd_fused.losses._common.embedding_checks import count, embedding, same_dev
 from amd_fused.losses._common.value_checks import choice, positive
 
 FORMULAS = ("released", "paper")
+# Past it no term of a useful gamma has a digit left.
+LAST_ORDER = 100
 
 
 def cc_options(owner: str, *, formula: Any, gamma: Any, order: Any) -> None:
     choice(owner, "formula", formula, FORMULAS)
     positive(owner, "gamma", gamma)
     count(owner, "order", order)
+    if order > LAST_ORDER:
+        raise ValueError(f"{owner}: order must be <= {LAST_ORDER}, got {order}")
 
 
 def pair(owner: str, student: Any, teacher: Any) -> None:

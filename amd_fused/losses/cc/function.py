@@ -37,7 +37,7 @@ def cc_loss(
             depends on the order of the samples in the batch. "paper": the distance of the
             correlation matrices, Gaussian kernels by their Taylor series.
         gamma: of the Gaussian kernel exp(-gamma |x - y|^2), > 0; for "paper" alone.
-        order: the last power of its series, >= 1; for "paper" alone.
+        order: the last power of its series, from 1 to 100; for "paper" alone.
 
     Returns:
         0-d float32 tensor, float64 when an input is float64. Gradients of any order flow to every

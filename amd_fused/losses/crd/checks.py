@@ -40,7 +40,7 @@ def momentum(owner: str, value: Any) -> None:
 def seed(owner: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{owner}: seed must be an integer, got {kind(value)}")
-    if not -(1 << 63) <= value < 1 << 63:
+    if not -(1 << 63) <= int(value) < 1 << 63:
         raise ValueError(f"{owner}: seed must be between -2^63 and 2^63 - 1, got {value}")
 
 

@@ -104,6 +104,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a formula": ({"formula": "code"}, ValueError, "formula must be one of 'released', 'paper'"),
     "gamma": ({"gamma": 0}, ValueError, "gamma must be finite and > 0, got 0"),
     "order": ({"order": 0}, ValueError, "order must be >= 1, got 0"),
+    "a long series": ({"order": 101}, ValueError, "order must be <= 100, got 101"),
     "half an order": ({"order": 1.5}, TypeError, "order must be an integer, got float"),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from amd_fused import _backends
 from amd_fused.losses._common import constant_losses, pair_checks, pooling, value_checks
 from amd_fused.losses.amd import operator
+from amd_fused.losses.amd.options import FormulaOptions
 from amd_fused.losses.at import checks, reference
 
 
@@ -83,21 +84,18 @@ def at_loss(
     value_checks.no_transforms(owner, chosen, features)
     # derived: the AMD loss of whole maps with the weights (0, 3, 0) and eps = 0 is D_p, this loss.
     # The other terms count for nothing; a margin of 1 makes theirs the shortest polynomial.
-    per_sample = operator.amd_fwd(
-        chosen,
-        students,
-        teachers,
+    weights = layer_weights or [1.0] * len(students)
+    options = FormulaOptions(
         margin=1.0,
         scale=1.0,
         local_weight=0.0,
-        released=False,
         component_weights=(0.0, 3.0, 0.0),
-        mask_threshold=None,
-        layer_weights=layer_weights or [1.0] * len(students),
+        # A sum over the layers, where AMD has their mean.
+        layer_weights=[len(students) * weight for weight in weights],
         eps=0.0,
-        position_mean=mode == "code",
-        owner=owner,
+        reduction="mean" if mode == "code" else "batchmean",
     )
+    per_sample = operator.amd_fwd(chosen, students, teachers, options, owner)
     return per_sample.mean()
 
 

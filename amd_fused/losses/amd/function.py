@@ -28,7 +28,8 @@ def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
     Args:
         student: features [B, C_S, H, W] of one layer, or a sequence of such tensors, one a layer.
             float32, float16, bfloat16 or float64; any strides (NCHW and channels_last run
-            natively).
+            natively). Volumes [B, C_S, D, H, W] have the global part alone; of 3-D features
+            ``layout`` says what they are.
         teacher: the matching features [B, C_T, H, W]; C_T and the dtype may differ.
         margin: angular margin m > 0 (Eq. 6).
         scale: radius s > 0 of the hypersphere (Eq. 6).
@@ -48,6 +49,11 @@ def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
             "none": [B], mean over positions.
         align: "error" refuses different heights or widths in a pair; "adaptive_avg" average-pools
             the larger member to the smaller's size, before squaring.
+        layout: what the axes of 3-D features are: "NLC", tokens [B, N, C] as vision transformers
+            have them, or "NCL", [B, C, L]. It says nothing of features of more axes.
+        prefix_tokens: how many tokens are left out at the front, such as a class token.
+        grid: (H, W) of 3-D features, whose H * W positions it puts in rows. The local part, and
+            tokens against maps, need it.
         backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".
 
@@ -73,6 +79,7 @@ def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
         owner,
         student,
         teacher,
+        options,
         local_weight=options.local_weight,
         layer_weights=options.layer_weights,
         align=options.align,

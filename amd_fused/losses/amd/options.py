@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from amd_fused._backends.kernels import BACKENDS
-from amd_fused.losses._common import value_checks
+from amd_fused.losses._common import layouts, value_checks
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.layouts import LayoutOptions
 from amd_fused.losses.amd.margin import margin_polynomial
 
 Features = Tensor | Sequence[Tensor]
@@ -21,7 +22,7 @@ Options = TypeVar("Options", bound="FormulaOptions")
 
 
 @dataclass(kw_only=True, eq=False)
-class FormulaOptions:
+class _Formula:
     """What decides the loss's value; :func:`amd_fused.amd_loss` documents each."""
 
     margin: float = 1.35
@@ -34,6 +35,11 @@ class FormulaOptions:
     eps: float = 1e-6
     reduction: str = "mean"
     align: str = "error"
+
+
+@dataclass(kw_only=True, eq=False)
+class FormulaOptions(LayoutOptions, _Formula):
+    """Keywords of the reference: all but the backend."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -105,6 +111,7 @@ def check(owner: str, options: AMDOptions) -> None:
     value_checks.non_negative(owner, "eps", options.eps)
     value_checks.choice(owner, "reduction", options.reduction, ("mean", "batchmean", "none"))
     value_checks.choice(owner, "align", options.align, ("error", "adaptive_avg"))
+    layouts.check(owner, options)
     value_checks.choice(owner, "backend", options.backend, BACKENDS)
 
 

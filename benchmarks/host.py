@@ -19,7 +19,7 @@ import torch
 
 import amd_fused
 from amd_fused import _backends
-from amd_fused.losses.amd import margin
+from amd_fused.losses.amd.options import AMDOptions, operands
 from benchmarks import amd, parity, results, table
 from benchmarks.clock import HostClock, Mark, Step
 from benchmarks.harness import Settings, by_round, interleave, spread
@@ -218,11 +218,9 @@ def _launch_path(case: Case, switch: _Switch, mark: Mark) -> None:
 
     switch.on = False
     inputs, layers = case.inputs[0], len(SHAPE.pairs)
-    polynomial = margin.margin_polynomial(1.35, False)
-    loss, d_f = kernels.amd_fwd_triton(
-        inputs.student, inputs.teacher, polynomial, 1.35, 64.0, 0.2, False, [1.0, 1.0, 1.0], None,
-        [1.0 / layers] * layers, 1e-6, True, [True] * layers + [False] * layers,
-    )  # fmt: skip
+    told = operands(AMDOptions(), [*inputs.student, *inputs.teacher])
+    needs_grad = [True] * layers + [False] * layers
+    loss, d_f = kernels.amd_fwd_triton(inputs.student, inputs.teacher, told, needs_grad)
     mark()
     gradients = kernels.amd_bwd_triton(loss, inputs.student, d_f)
     mark()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import benchmarks.amd
 from amd_fused import reference
+from amd_fused.losses.amd.options import AMDOptions, operands
 from benchmarks.shapes import SHAPES
 
 DEVICE = torch.device(os.environ.get("AMD_FUSED_TEST_DEVICE", "cuda"))
@@ -63,10 +64,8 @@ def forward_kernels(student: Tensor, teacher: Tensor) -> set[str]:
     from amd_fused.losses.amd.triton import launcher as amd
 
     launched: list[Any] = []
-    amd.amd_fwd_triton(
-        [student], [teacher], None, 1.35, 64.0, 0.2, False, [1.0, 1.0, 1.0], None, [1.0], 1e-6,
-        True, [True, True], submit=launched.extend,
-    )  # fmt: skip
+    told = operands(AMDOptions(), [student, teacher])
+    amd.amd_fwd_triton([student], [teacher], told, [True, True], submit=launched.extend)
     return {launch.kernel.fn.__name__ for launch in launched}
 
 

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD, Launch
-from amd_fused.losses.amd.margin import margin_polynomial
+from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
@@ -80,16 +80,10 @@ def amd_launches(
     layers: Sequence[tuple[int, int, int, int]],
     layout: str,
     dtype: torch.dtype,
-    *,
-    margin: float = 1.35,
-    scale: float = 64.0,
-    local_weight: float = 0.2,
-    component_weights: Sequence[float] = (1.0, 1.0, 1.0),
-    mask_threshold: float | None = None,
-    layer_weights: Sequence[float] | None = None,
-    eps: float = 1e-6,
+    **options: Any,
 ) -> list[Launch]:
-    """Of one forward and backward pass of layers (C_S, C_T, H, W), gradients to the student."""
+    """Of one forward and backward pass of layers (C_S, C_T, H, W), gradients to the student;
+    ``options``: of amd_loss."""
     collected: list[Launch] = []
 
     def features(side: int) -> list[torch.Tensor]:
@@ -104,16 +98,7 @@ def amd_launches(
     _, d_f = amd.amd_fwd_triton(
         students,
         teachers,
-        margin_polynomial(margin, dtype == torch.float64),
-        margin,
-        scale,
-        local_weight,
-        False,
-        list(component_weights),
-        mask_threshold,
-        list(layer_weights or [1 / count] * count),
-        eps,
-        True,
+        operands(AMDOptions(**options), students + teachers),
         [True] * count + [False] * count,
         submit=collected.extend,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from amd_fused.losses._common.layouts import LayoutOptions, as_map, check_feature, positions
 from amd_fused.losses._common.value_checks import (
     float_tensor,
     kind,
@@ -17,30 +18,52 @@ def feature_pairs(
     owner: str,
     student: Any,
     teacher: Any,
+    options: LayoutOptions,
     *,
     local_weight: float,
     layer_weights: Sequence[float] | None,
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
-    students, teachers = _pairs(owner, student, teacher, layer_weights, _feature)
+    students, teachers = _pairs(owner, student, teacher, layer_weights, check_feature)
+    maps_s, maps_t = [], []
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
         name_s, name_t = f"student{index}", f"teacher{index}"
-        if align == "error" and a_s.shape[2:] != a_t.shape[2:]:
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have the same height and width, "
-                f'got {tuple(a_s.shape)} and {tuple(a_t.shape)}; pass align="adaptive_avg" to pool '
-                "the larger one"
+        maps_s.append(as_map(owner, name_s, a_s, options))
+        maps_t.append(as_map(owner, name_t, a_t, options))
+        shapes = f"got {tuple(a_s.shape)} and {tuple(a_t.shape)}"
+        sizes_s, sizes_t = positions(a_s, options), positions(a_t, options)
+        grids = len(sizes_s) == len(sizes_t) == 2
+        # Neighbours in a sequence are neighbours; tokens without a grid have none.
+        pooled = grids or (len(sizes_s) == len(sizes_t) == 1 and options.layout == "NCL")
+        if not (pooled and align == "adaptive_avg") and sizes_s != sizes_t:
+            what = "height and width" if grids else "positions"
+            remedy = (
+                'pass align="adaptive_avg" to pool the larger one'
+                if pooled
+                else "pass the tokens' grid=(H, W)"
+                if len(sizes_s) + len(sizes_t) == 3
+                else "bring them to one size first"
             )
-        smallest = min(*a_s.shape[2:], *a_t.shape[2:])
-        if local_weight > 0 and smallest < 2:
             raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the "
-                f"local part (local_weight={local_weight}), got {tuple(a_s.shape)} and "
-                f"{tuple(a_t.shape)}; pass local_weight=0 for the global part alone"
+                f"{owner}: {name_s} and {name_t} must have the same {what}, {shapes}; {remedy}"
             )
-    return students, teachers
+        if local_weight == 0:
+            continue
+        if not grids:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have a 2-D grid for the local part "
+                f"(local_weight={local_weight}), {shapes}; pass grid=(H, W) for tokens, or "
+                "local_weight=0 for the global part alone"
+            )
+        if min(*sizes_s, *sizes_t) < 2:
+            raise ValueError(
+                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the local "
+                f"part (local_weight={local_weight}), {shapes}; pass local_weight=0 for the global "
+                "part alone"
+            )
+    return maps_s, maps_t
 
 
 def sample_pairs(
@@ -157,17 +180,6 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     if not value:
         raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
     return list(value)
-
-
-def _feature(owner: str, name: str, a: Any) -> None:
-    float_tensor(owner, name, a)
-    if a.ndim != 4:
-        raise ValueError(
-            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
-        )
-    for axis, size in zip("BCHW", a.shape, strict=True):
-        if size < 1:
-            raise ValueError(f"{owner}: {name} must have {axis} >= 1, got shape {tuple(a.shape)}")
 
 
 def _samples(owner: str, name: str, a: Any) -> None:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from amd_fused import _backends
 from amd_fused.losses._common import constant_losses, pair_checks, pooling, value_checks
-from amd_fused.losses.amd import checks, operator, reference
+from amd_fused.losses.amd import operator, reference
+from amd_fused.losses.amd.options import AMDOptions, Features, check, options_of, takes
 
 
-def amd_loss(
-    student: Tensor | Sequence[Tensor],
-    teacher: Tensor | Sequence[Tensor],
-    *,
-    margin: float = 1.35,
-    scale: float = 64.0,
-    local_weight: float = 0.2,
-    formula: str = "paper",
-    component_weights: Sequence[float] = (1.0, 1.0, 1.0),
-    mask_threshold: float | None = None,
-    layer_weights: Sequence[float] | None = None,
-    eps: float = 1e-6,
-    reduction: str = "mean",
-    align: str = "error",
-    backend: str = "auto",
-) -> Tensor:
+@takes(AMDOptions)
+def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
     """Angular Margin based Distillation loss between student and teacher feature maps.
 
     Computes, without storing a map of the features' size besides the gradient::
@@ -41,7 +28,8 @@ def amd_loss(
     Args:
         student: features [B, C_S, H, W] of one layer, or a sequence of such tensors, one a layer.
             float32, float16, bfloat16 or float64; any strides (NCHW and channels_last run
-            natively).
+            natively). Volumes [B, C_S, D, H, W] have the global part alone; of 3-D features
+            ``layout`` says what they are.
         teacher: the matching features [B, C_T, H, W]; C_T and the dtype may differ.
         margin: angular margin m > 0 (Eq. 6).
         scale: radius s > 0 of the hypersphere (Eq. 6).
@@ -61,6 +49,11 @@ def amd_loss(
             "none": [B], mean over positions.
         align: "error" refuses different heights or widths in a pair; "adaptive_avg" average-pools
             the larger member to the smaller's size, before squaring.
+        layout: what the axes of 3-D features are: "NLC", tokens [B, N, C] as vision transformers
+            have them, or "NCL", [B, C, L]. It says nothing of features of more axes.
+        prefix_tokens: how many tokens are left out at the front, such as a class token.
+        grid: (H, W) of 3-D features, whose H * W positions it puts in rows. The local part, and
+            tokens against maps, need it.
         backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".
 
@@ -79,62 +72,26 @@ def amd_loss(
     Source: Jeon, Choi, Shukla, Turaga, "Leveraging Angular Distributions for Improved Knowledge
     Distillation", Neurocomputing 518, 2023: Eqs. 4, 6, 7, 9.
     """
-    checks.amd_options(
-        "amd_loss",
-        margin=margin,
-        scale=scale,
-        local_weight=local_weight,
-        formula=formula,
-        component_weights=component_weights,
-        mask_threshold=mask_threshold,
-        layer_weights=layer_weights,
-        eps=eps,
-        reduction=reduction,
-        align=align,
-        backend=backend,
-    )
+    owner = "amd_loss"
+    options = options_of(AMDOptions, owner, keywords)
+    check(owner, options)
     students, teachers = pair_checks.feature_pairs(
-        "amd_loss",
+        owner,
         student,
         teacher,
-        local_weight=local_weight,
-        layer_weights=layer_weights,
-        align=align,
+        options,
+        local_weight=options.local_weight,
+        layer_weights=options.layer_weights,
+        align=options.align,
     )
-    constant_losses.warn_of_constant_maps("amd_loss", students, teachers, local_weight)
-    if align == "adaptive_avg":
+    constant_losses.warn_of_constant_maps(owner, students, teachers, options.local_weight)
+    if options.align == "adaptive_avg":
         students, teachers = pooling.pool_to_common_size(students, teachers)
-    chosen = _backends.choose("amd_loss", backend, students[0].device.type)
-    if chosen == "reference":
-        value_checks.no_forward_mode("amd_loss", chosen, students + teachers)
-        return reference.amd_loss(
-            students,
-            teachers,
-            margin=margin,
-            scale=scale,
-            local_weight=local_weight,
-            formula=formula,
-            component_weights=component_weights,
-            mask_threshold=mask_threshold,
-            layer_weights=layer_weights,
-            eps=eps,
-            reduction=reduction,
-        )
     features = students + teachers
-    value_checks.no_transforms("amd_loss", chosen, features)
-    layers = len(students)
-    per_sample = operator.amd_fwd(
-        chosen,
-        students,
-        teachers,
-        margin=margin,
-        scale=scale,
-        local_weight=local_weight,
-        released=formula == "released",
-        component_weights=component_weights,
-        mask_threshold=mask_threshold,
-        layer_weights=[w / layers for w in (layer_weights or [1.0] * layers)],
-        eps=eps,
-        position_mean=reduction != "batchmean",
-    )
-    return per_sample if reduction == "none" else per_sample.mean()
+    chosen = _backends.choose(owner, options.backend, students[0].device.type)
+    if chosen == "reference":
+        value_checks.no_forward_mode(owner, chosen, features)
+        return reference.loss_of(students, teachers, options)
+    value_checks.no_transforms(owner, chosen, features)
+    per_sample = operator.amd_fwd(chosen, students, teachers, options, owner)
+    return per_sample if options.reduction == "none" else per_sample.mean()

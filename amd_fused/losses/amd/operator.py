@@ -20,6 +20,7 @@ from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.numbers import as_tensor
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 from amd_fused.losses.amd.margin import margin_polynomial
+from amd_fused.losses.amd.options import FormulaOptions, Operands, layer_weights, operands
 
 _FWD_SCHEMA = (
     "(Tensor[] student, Tensor[] teacher, float[]? margin_polynomial, float margin, float scale, "
@@ -39,28 +40,16 @@ def amd_fwd(
     backend: str,
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
-    *,
-    margin: float,
-    scale: float,
-    local_weight: float,
-    released: bool,
-    component_weights: Sequence[float],
-    mask_threshold: float | None,
-    layer_weights: Sequence[float],
-    eps: float,
-    position_mean: bool,
-    owner: str = "amd_loss",
+    options: FormulaOptions,
+    owner: str,
 ) -> Tensor:
     """Per-sample AMD losses [B] by one backend's operators, differentiable once.
 
     Args:
         backend: one of KERNELS["amd"].
-        student, teacher: L tensors each, [B, C, H_l, W_l].
-        released: formula == "released".
-        layer_weights: already divided by L.
-        position_mean: mean over a region's positions rather than their sum.
+        student, teacher: L tensors each, [B, C, H_l, W_l], of the same size in a pair.
+        options: checked. ``align`` was seen to, and of ``reduction`` only "batchmean" counts here.
         owner: the loss that is computed, for messages.
-        The others are those of :func:`amd_fused.amd_loss`.
 
     Returns:
         [B] in the compute dtype: float64 if any input is float64, else float32.
@@ -69,30 +58,27 @@ def amd_fwd(
     grad_enabled = torch.is_grad_enabled()
     needs_grad = [grad_enabled and a.requires_grad for a in features]
     numbers: Tensor | None = None
-    options: tuple[Any, ...]
+    told: tuple[Any, ...]
     # An exported program has its options for good.
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        threshold = 0.0 if mask_threshold is None else mask_threshold
+        threshold = options.mask_threshold
         numbers = as_tensor(
-            margin, scale, local_weight, eps, threshold, *component_weights, *layer_weights
+            options.margin,
+            options.scale,
+            options.local_weight,
+            options.eps,
+            0.0 if threshold is None else threshold,
+            *options.component_weights,
+            *layer_weights(options, len(student)),
         )
-        options = (released, mask_threshold is not None, position_mean)
+        told = (
+            options.formula == "released", threshold is not None, options.reduction != "batchmean",
+        )  # fmt: skip
     else:
-        options = (
-            margin_polynomial(float(margin), compute_dtype(features) == torch.float64),
-            float(margin),
-            float(scale),
-            float(local_weight),
-            released,
-            [float(w) for w in component_weights],
-            None if mask_threshold is None else float(mask_threshold),
-            [float(w) for w in layer_weights],
-            float(eps),
-            position_mean,
-        )
+        told = operands(options, features)
     if not any(needs_grad):
-        return _forward(backend, student, teacher, numbers, options, needs_grad)[0]
-    return _AMD.apply(owner, backend, len(student), options, needs_grad, numbers, *features)
+        return _forward(backend, student, teacher, numbers, told, needs_grad)[0]
+    return _AMD.apply(owner, backend, len(student), told, needs_grad, numbers, *features)
 
 
 class _AMD(torch.autograd.Function):
@@ -106,13 +92,13 @@ class _AMD(torch.autograd.Function):
         owner: str,
         backend: str,
         layers: int,
-        options: tuple[Any, ...],
+        told: tuple[Any, ...],
         needs_grad: list[bool],
         numbers: Tensor | None,
         *features: Tensor,
     ) -> Tensor:
         student, teacher = features[:layers], features[layers:]
-        loss, d_f = _forward(backend, student, teacher, numbers, options, needs_grad)
+        loss, d_f = _forward(backend, student, teacher, numbers, told, needs_grad)
         wanted = [a for a, needed in zip(features, needs_grad, strict=True) if needed]
         ctx.save_for_backward(*wanted, *d_f)
         ctx.owner, ctx.backend, ctx.needs_grad = owner, backend, needs_grad
@@ -138,14 +124,15 @@ def _forward(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     numbers: Tensor | None,
-    options: tuple[Any, ...],
+    told: tuple[Any, ...],
     needs_grad: list[bool],
 ) -> Any:
+    """``told``: Operands; with ``numbers`` the switches of amd_fwd_varying."""
     if numbers is not None:
         operator = torch.ops.amd_fused.amd_fwd_varying.default
-        return operator(backend, student, teacher, numbers, *options, needs_grad)
+        return operator(backend, student, teacher, numbers, *told, needs_grad)
     operator = getattr(torch.ops.amd_fused, f"amd_fwd_{backend}").default
-    return operator(student, teacher, *options, needs_grad)
+    return operator(student, teacher, *told, needs_grad)
 
 
 def _backward(backend: str) -> Any:
@@ -185,7 +172,7 @@ def _amd_fwd_varying(
     """numbers: margin, scale, local_weight, eps, mask_threshold, three component weights, L layer
     weights; float64 on the CPU."""
     margin, scale, local_weight, eps, threshold, *weights = numbers.tolist()
-    options = (
+    told = Operands(
         margin_polynomial(margin, compute_dtype([*student, *teacher]) == torch.float64),
         margin,
         scale,
@@ -197,7 +184,7 @@ def _amd_fwd_varying(
         eps,
         position_mean,
     )
-    return _forward(backend, student, teacher, None, options, needs_grad)
+    return _forward(backend, student, teacher, None, told, needs_grad)
 
 
 def _amd_varying_fake(
@@ -206,10 +193,13 @@ def _amd_varying_fake(
     return _amd_fwd_fake(student, teacher, *options)
 
 
-def _amd_fwd_triton(*args: Any) -> tuple[Tensor, list[Tensor]]:
+def _amd_fwd_triton(
+    student: list[Tensor], teacher: list[Tensor], *told: Any
+) -> tuple[Tensor, list[Tensor]]:
     from amd_fused.losses.amd.triton import launcher
 
-    return launcher.amd_fwd_triton(*args)
+    *operands, needs_grad = told
+    return launcher.amd_fwd_triton(student, teacher, Operands(*operands), needs_grad)
 
 
 def _amd_bwd_triton(*args: Any) -> list[Tensor]:

@@ -12,25 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.layouts import as_map
 from amd_fused.losses._common.norms import NORM_FLOOR
 from amd_fused.losses._common.pooling import pool_to_common_size
+from amd_fused.losses.amd.options import Features, FormulaOptions, options_of, takes
 
 
-def amd_loss(
-    student: Tensor | Sequence[Tensor],
-    teacher: Tensor | Sequence[Tensor],
-    *,
-    margin: float = 1.35,
-    scale: float = 64.0,
-    local_weight: float = 0.2,
-    formula: str = "paper",
-    component_weights: Sequence[float] = (1.0, 1.0, 1.0),
-    mask_threshold: float | None = None,
-    layer_weights: Sequence[float] | None = None,
-    eps: float = 1e-6,
-    reduction: str = "mean",
-    align: str = "error",
-) -> Tensor:
+@takes(FormulaOptions)
+def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
     """AMD loss in plain PyTorch: any floating dtype, gradients of first and second order.
 
     Arguments, shapes and result as :func:`amd_fused.amd_loss`, which checks its arguments and is
@@ -39,36 +28,45 @@ def amd_loss(
 
     Source: AMD paper, Eqs. 4, 6, 7 and 9.
     """
+    options = options_of(FormulaOptions, "amd_loss", keywords)
     students = [student] if isinstance(student, Tensor) else list(student)
     teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
-    if align == "adaptive_avg":
+    students = [as_map("amd_loss", "student", a, options) for a in students]
+    teachers = [as_map("amd_loss", "teacher", a, options) for a in teachers]
+    if options.align == "adaptive_avg":
         students, teachers = pool_to_common_size(students, teachers)
-    weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)
-    dtype = compute_dtype(students + teachers)
+    return loss_of(students, teachers, options)
+
+
+def loss_of(
+    students: Sequence[Tensor], teachers: Sequence[Tensor], options: FormulaOptions
+) -> Tensor:
+    """The loss of layer pairs whose maps have one size in each pair."""
+    weights = [1.0] * len(students) if options.layer_weights is None else options.layer_weights
+    local_weight = options.local_weight
+    dtype = compute_dtype([*students, *teachers])
 
     total: Tensor | float = 0.0
     for weight, a_s, a_t in zip(weights, students, teachers, strict=True):
-        maps_s = _angular_maps(a_s.to(dtype), margin, scale, formula, mask_threshold, eps)
-        maps_t = _angular_maps(a_t.to(dtype), margin, scale, formula, mask_threshold, eps)
+        maps_s, maps_t = (
+            _angular_maps(a_s.to(dtype), options),
+            _angular_maps(a_t.to(dtype), options),
+        )
         height, width = a_s.shape[-2:]
         whole = (slice(0, height), slice(0, width))
-        loss = (1 - local_weight) * _region_loss(
-            maps_s, maps_t, whole, component_weights, reduction
-        )
+        loss = (1 - local_weight) * _region_loss(maps_s, maps_t, whole, options)
         if local_weight > 0:
             # Eq. 9: the mean over the 2x2 quadrants, cut at H // 2 and W // 2.
             rows = (slice(0, height // 2), slice(height // 2, height))
             cols = (slice(0, width // 2), slice(width // 2, width))
             quadrants = [(r, c) for r in rows for c in cols]
-            local = [
-                _region_loss(maps_s, maps_t, q, component_weights, reduction) for q in quadrants
-            ]
+            local = [_region_loss(maps_s, maps_t, quadrant, options) for quadrant in quadrants]
             loss = loss + local_weight * torch.stack(local).mean(0)
         total = total + weight * loss
     # Eq. 7: the mean over the layer pairs.
     per_sample = total / len(students)
     assert isinstance(per_sample, Tensor)
-    return per_sample if reduction == "none" else per_sample.mean()
+    return per_sample if options.reduction == "none" else per_sample.mean()
 
 
 def cos_margin(q: Tensor, margin: float) -> Tensor:
@@ -122,27 +120,25 @@ def _cos_margin_slope(q: Tensor, margin: float) -> Tensor:
     return torch.where(near, series, m * torch.sin(m * theta) / torch.sin(theta))
 
 
-def _angular_maps(
-    a: Tensor, m: float, s: float, formula: str, mask_threshold: float | None, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _angular_maps(a: Tensor, options: FormulaOptions) -> tuple[Tensor, Tensor, Tensor]:
     """Features [B, C, H, W] to the maps g, p and n of Eq. 7, each [B, H, W]."""
     # Eq. 4: the attention map.
     f = a.square().sum(dim=1)
     # Section 4.2: the positive map, on the unit sphere of all positions. eps: the released code.
-    norm = _norm(f, dim=(1, 2)) + eps
+    norm = _norm(f, dim=(1, 2)) + options.eps
     # A norm past the largest number would make q = 0, a finite loss of nothing: NaN is heard.
     norm = torch.where(norm == torch.inf, torch.nan, norm)
     q_pos = f / torch.where(norm == 0, 1.0, norm)  # an all-zero map has q = 0 for eps = 0 too
     # Section 4.2: the negative map; section 5.6.1: its masked form.
     q_neg = 1 - q_pos
-    if mask_threshold is not None:
-        q_neg = q_neg * (q_neg > mask_threshold)
+    if options.mask_threshold is not None:
+        q_neg = q_neg * (q_neg > options.mask_threshold)
     # Eq. 6: the angle with margin; cos(arccos(q_neg)) is q_neg itself.
-    t = cos_margin(q_pos, m)
+    t = cos_margin(q_pos, options.margin)
     # Eq. 6: the log-probability of the positive against the negative map.
-    g = F.logsigmoid(s * (t - q_neg))
+    g = F.logsigmoid(options.scale * (t - q_neg))
     # Eq. 7's second term compares q; the released code compares cos(m theta) there.
-    p = t if formula == "released" else q_pos
+    p = t if options.formula == "released" else q_pos
     return g, p, q_neg
 
 
@@ -150,16 +146,15 @@ def _region_loss(
     maps_s: Sequence[Tensor],
     maps_t: Sequence[Tensor],
     region: tuple[slice, slice],
-    component_weights: Sequence[float],
-    reduction: str,
+    options: FormulaOptions,
 ) -> Tensor:
     """Eq. 7 for one pair of layers within one region: [B]."""
     rows, cols = region
     loss: Tensor | float = 0.0
-    for weight, x_s, x_t in zip(component_weights, maps_s, maps_t, strict=True):
+    for weight, x_s, x_t in zip(options.component_weights, maps_s, maps_t, strict=True):
         x_s, x_t = x_s[:, rows, cols].flatten(1), x_t[:, rows, cols].flatten(1)
         squared = (_normalize(x_s) - _normalize(x_t)).square()
-        distance = squared.sum(1) if reduction == "batchmean" else squared.mean(1)
+        distance = squared.sum(1) if options.reduction == "batchmean" else squared.mean(1)
         loss = loss + weight * distance
     assert isinstance(loss, Tensor)
     return loss / 3

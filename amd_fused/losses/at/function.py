@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from amd_fused import _backends
-from amd_fused.losses._common import constant_losses, pair_checks, pooling, value_checks
+from amd_fused.losses._common import constant_losses, layouts, pair_checks, pooling, value_checks
+from amd_fused.losses._common.layouts import LayoutOptions
 from amd_fused.losses.amd import operator
+from amd_fused.losses.amd.options import FormulaOptions
 from amd_fused.losses.at import checks, reference
 
 
@@ -20,6 +22,9 @@ def at_loss(
     *,
     layer_weights: Sequence[float] | None = None,
     align: str = "error",
+    layout: str | None = None,
+    prefix_tokens: int = 0,
+    grid: Sequence[int] | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Attention transfer: the distance of two normalised attention maps.
@@ -33,7 +38,8 @@ def at_loss(
 
     Args:
         student: features [B, C_S, H, W] of one layer, or a sequence of such tensors, one a layer.
-            float32, float16, bfloat16 or float64, any strides.
+            float32, float16, bfloat16 or float64, any strides. Or volumes [B, C_S, D, H, W]; of 3-D
+            features ``layout`` says what they are.
         teacher: the matching features [B, C_T, H, W]; C_T and the dtype may differ.
         p: exponent of the activations, >= 1. p = 2 has kernels (those of the AMD loss, whose
             second term it is); any other runs in plain PyTorch on every device.
@@ -43,6 +49,11 @@ def at_loss(
             averaged.
         align: "error" refuses different heights or widths in a pair; "adaptive_avg" average-pools
             the larger member to the smaller's size, before the power.
+        layout: what the axes of 3-D features are: "NLC", tokens [B, N, C] as vision transformers
+            have them, or "NCL", [B, C, L]. It says nothing of features of more axes.
+        prefix_tokens: how many tokens are left out at the front, such as a class token.
+        grid: (H, W) of 3-D features, whose H * W positions it puts in rows. Tokens against maps
+            need it.
         backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".
 
@@ -70,8 +81,10 @@ def at_loss(
     checks.at_options(
         owner, p=p, mode=mode, layer_weights=layer_weights, align=align, backend=backend
     )
+    axes = LayoutOptions(layout=layout, prefix_tokens=prefix_tokens, grid=grid)
+    layouts.check(owner, axes)
     students, teachers = pair_checks.feature_pairs(
-        owner, student, teacher, local_weight=0.0, layer_weights=layer_weights, align=align
+        owner, student, teacher, axes, local_weight=0.0, layer_weights=layer_weights, align=align
     )
     constant_losses.warn_of_constant_maps(owner, students, teachers, 0.0)
     if align == "adaptive_avg":
@@ -83,21 +96,18 @@ def at_loss(
     value_checks.no_transforms(owner, chosen, features)
     # derived: the AMD loss of whole maps with the weights (0, 3, 0) and eps = 0 is D_p, this loss.
     # The other terms count for nothing; a margin of 1 makes theirs the shortest polynomial.
-    per_sample = operator.amd_fwd(
-        chosen,
-        students,
-        teachers,
+    weights = layer_weights or [1.0] * len(students)
+    options = FormulaOptions(
         margin=1.0,
         scale=1.0,
         local_weight=0.0,
-        released=False,
         component_weights=(0.0, 3.0, 0.0),
-        mask_threshold=None,
-        layer_weights=layer_weights or [1.0] * len(students),
+        # A sum over the layers, where AMD has their mean.
+        layer_weights=[len(students) * weight for weight in weights],
         eps=0.0,
-        position_mean=mode == "code",
-        owner=owner,
+        reduction="mean" if mode == "code" else "batchmean",
     )
+    per_sample = operator.amd_fwd(chosen, students, teachers, options, owner)
     return per_sample.mean()
 
 

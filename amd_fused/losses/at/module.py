@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
+from amd_fused.losses._common import layouts
+from amd_fused.losses._common.layouts import LayoutOptions
 from amd_fused.losses.at import checks
 from amd_fused.losses.at.function import at_loss
 
@@ -33,17 +35,26 @@ class ATLoss(_Loss):
         *,
         layer_weights: Sequence[float] | None = None,
         align: str = "error",
+        layout: str | None = None,
+        prefix_tokens: int = 0,
+        grid: Sequence[int] | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         checks.at_options(
             "ATLoss", p=p, mode=mode, layer_weights=layer_weights, align=align, backend=backend
         )
+        layouts.check(
+            "ATLoss", LayoutOptions(layout=layout, prefix_tokens=prefix_tokens, grid=grid)
+        )
         self.p = p
         self.mode = mode
-        # A tuple: a list would stay shared with the caller, who may change it later.
+        # A list of its own: the caller may change his later.
         self.layer_weights = None if layer_weights is None else list(layer_weights)
         self.align = align
+        self.layout = layout
+        self.prefix_tokens = prefix_tokens
+        self.grid = grid
         self.backend = backend
 
     def forward(
@@ -56,9 +67,14 @@ class ATLoss(_Loss):
             self.mode,
             layer_weights=self.layer_weights,
             align=self.align,
+            layout=self.layout,
+            prefix_tokens=self.prefix_tokens,
+            grid=self.grid,
             backend=self.backend,
         )
 
     def extra_repr(self) -> str:
-        names = ("p", "mode", "layer_weights", "align", "backend")
+        names = (
+            "p", "mode", "layer_weights", "align", "layout", "prefix_tokens", "grid", "backend",
+        )  # fmt: skip
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

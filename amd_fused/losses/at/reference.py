@@ -22,8 +22,8 @@ def at_loss(
 ) -> Tensor:
     """AT loss in plain PyTorch: any floating dtype, gradients of first and second order.
 
-    Arguments, shapes and result as :func:`amd_fused.at_loss`, which checks its arguments and is the
-    call for users. Half precision is widened to float32 first.
+    Arguments and result as of :func:`amd_fused.at_loss` on maps [B, C, H, W]; that checks its
+    arguments and is the call for users. Half precision is widened to float32 first.
 
     Source: Zagoruyko & Komodakis, "Paying More Attention to Attention", 2017, section 3.1.
     """

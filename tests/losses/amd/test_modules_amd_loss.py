@@ -24,6 +24,9 @@ OPTIONS = {
     "eps": 1e-3,
     "reduction": "none",
     "align": "adaptive_avg",
+    "layout": "NLC",
+    "prefix_tokens": 1,
+    "grid": (2, 2),
     "backend": "reference",
 }
 
@@ -64,7 +67,8 @@ def test_prints_all_its_settings_in_the_order_of_the_signature():
     assert repr(AMDLoss(layer_weights=[1.0, 2.0])) == (
         "AMDLoss(margin=1.35, scale=64.0, local_weight=0.2, formula='paper', "
         "component_weights=[1.0, 1.0, 1.0], mask_threshold=None, layer_weights=[1.0, 2.0], "
-        "eps=1e-06, reduction='mean', align='error', backend='auto')"
+        "eps=1e-06, reduction='mean', align='error', layout=None, "
+        "prefix_tokens=0, grid=None, backend='auto')"
     )
 
 

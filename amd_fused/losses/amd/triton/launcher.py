@@ -23,6 +23,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.triton.launch import Launch, Submit, on_device, run_all
 from amd_fused.losses._common.triton.replay import Replays, described
+from amd_fused.losses.amd.options import Operands
 from amd_fused.losses.amd.triton import backward, plan
 from amd_fused.losses.amd.triton.launches import (
     Options,
@@ -44,16 +45,7 @@ REPLAYS = Replays()
 def amd_fwd_triton(
     student: list[Tensor],
     teacher: list[Tensor],
-    margin_polynomial: list[float] | None,
-    margin: float,
-    scale: float,
-    local_weight: float,
-    released: bool,
-    component_weights: list[float],
-    mask_threshold: float | None,
-    layer_weights: list[float],
-    eps: float,
-    position_mean: bool,
+    operands: Operands,
     needs_grad: list[bool],
     submit: Submit = run_all,
     replays: Replays | None = None,
@@ -74,20 +66,18 @@ def amd_fwd_triton(
         for a, needed in zip(features, needs_grad, strict=True)
     ]
     # The polynomial is one of the margin.
+    _, margin, scale, local_weight, released, components, threshold, weights, *others = operands
     call = (
-        *("forward", device, margin, scale, local_weight, released, *component_weights),
-        *(mask_threshold, *layer_weights, eps, position_mean, *needs_grad),
+        *("forward", device, margin, scale, local_weight, released, *components),
+        *(threshold, *weights, *others, *needs_grad),
         *map(described, features),
     )
     tensors = [*features, losses, *d_f]
     with on_device(device):
         if not replays.run(call, tensors):
-            chosen = options(
-                margin_polynomial, margin, scale, local_weight, released,
-                component_weights, mask_threshold, eps, position_mean, double,
-            )  # fmt: skip
+            chosen = options(operands, double)
             pairs = [
-                Pair(row, a_s, a_t, d_f[row], d_f[layers + row], layer_weights[row], layers, double)
+                Pair(row, a_s, a_t, d_f[row], d_f[layers + row], weights[row], layers, double)
                 for row, (a_s, a_t) in enumerate(zip(student, teacher, strict=True))
             ]
             launches = _forward_launches(pairs, losses, chosen)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.triton import series
 from amd_fused.losses._common.triton.launch import TRITON, Launch
+from amd_fused.losses.amd.options import Operands
 from amd_fused.losses.amd.triton import chunks as chunk_kernels
 from amd_fused.losses.amd.triton import forward, plan
 
@@ -37,30 +38,22 @@ class Options:
     numbers: tuple[float, ...]
 
 
-def options(
-    margin_polynomial: Sequence[float] | None,
-    margin: float,
-    scale: float,
-    local_weight: float,
-    released: bool,
-    component_weights: Sequence[float],
-    mask_threshold: float | None,
-    eps: float,
-    position_mean: bool,
-    double: bool,
-) -> Options:
-    coefficients = margin_polynomial or ()
+def options(operands: Operands, double: bool) -> Options:
+    coefficients = operands.margin_polynomial or ()
     atanh = series.ATANH_64 if double else series.ATANH_32
     arccos = series.ARCCOS_64 if double else series.ARCCOS_32
+    threshold, local_weight = operands.mask_threshold, operands.local_weight
     compiled = (
-        released, mask_threshold is not None, local_weight > 0, position_mean,
+        operands.released, threshold is not None, local_weight > 0, operands.position_mean,
         len(coefficients), len(atanh), *atanh, *arccos,
     )  # fmt: skip
-    of_g, of_p, of_n = component_weights
+    of_g, of_p, of_n = operands.component_weights
     whole = [weight / 3 * (1 - local_weight) for weight in (of_p, of_n, of_g)]
     quadrants = [weight / 12 * local_weight for weight in (of_p, of_n, of_g)]
-    threshold = 0.0 if mask_threshold is None else mask_threshold
-    numbers = (margin, scale, eps, threshold, *whole, *quadrants, *coefficients)
+    threshold = 0.0 if threshold is None else threshold
+    numbers = (
+        operands.margin, operands.scale, operands.eps, threshold, *whole, *quadrants, *coefficients,
+    )  # fmt: skip
     return Options(compiled, passed(numbers, double))
 
 

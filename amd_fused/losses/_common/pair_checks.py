@@ -85,6 +85,13 @@ def sample_pairs(
     return students, teachers
 
 
+def map_pairs(
+    owner: str, student: Any, teacher: Any, *, layer_weights: Sequence[float] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of [B, C, H, W] tensors of any channels and sizes."""
+    return _pairs(owner, student, teacher, layer_weights, _map)
+
+
 def equal_pairs(
     owner: str,
     student: Any,
@@ -95,7 +102,7 @@ def equal_pairs(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of [B, C, H, W] tensors of one shape a pair; the remedy
     is for unequal ones."""
-    students, teachers = _pairs(owner, student, teacher, layer_weights, _feature)
+    students, teachers = _pairs(owner, student, teacher, layer_weights, _map)
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
         if a_s.shape != a_t.shape:
@@ -114,7 +121,7 @@ def feature_lists(owner: str, student: Any, teacher: Any) -> tuple[list[Tensor],
     for name, side, value in (("student", students, student), ("teacher", teachers, teacher)):
         for i, a in enumerate(side):
             named = name if isinstance(value, Tensor) else f"{name}[{i}]"
-            _feature(owner, named, a)
+            _map(owner, named, a)
             _like_first(owner, named, a, "the first of student", first)
     return students, teachers
 
@@ -180,6 +187,15 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     if not value:
         raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
     return list(value)
+
+
+def _map(owner: str, name: str, a: Any) -> None:
+    float_tensor(owner, name, a)
+    if a.ndim != 4:
+        raise ValueError(
+            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
+        )
+    check_feature(owner, name, a)
 
 
 def _samples(owner: str, name: str, a: Any) -> None:

@@ -94,13 +94,8 @@ class VIDLoss(_Loss):
         self, student: Tensor | Sequence[Tensor], teacher: Tensor | Sequence[Tensor]
     ) -> Tensor:
         follow(self, student)
-        students, teachers = pair_checks.feature_pairs(
-            _OWNER,
-            student,
-            teacher,
-            local_weight=0.0,
-            layer_weights=self.layer_weights,
-            align="adaptive_avg",
+        students, teachers = pair_checks.map_pairs(
+            _OWNER, student, teacher, layer_weights=self.layer_weights
         )
         layer_checks.channels(_OWNER, "student", students, self.student_channels)
         layer_checks.channels(_OWNER, "teacher", teachers, self.teacher_channels)

@@ -23,7 +23,7 @@ def feature_pairs(
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
-    students, teachers = _pairs(owner, student, teacher, layer_weights, _feature)
+    students, teachers = _pairs(owner, student, teacher, layer_weights, feature)
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
         name_s, name_t = f"student{index}", f"teacher{index}"
@@ -121,7 +121,8 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     return list(value)
 
 
-def _feature(owner: str, name: str, a: Any) -> None:
+def feature(owner: str, name: str, a: Any) -> None:
+    """[B, C, H, W], no axis empty."""
     float_tensor(owner, name, a)
     if a.ndim != 4:
         raise ValueError(

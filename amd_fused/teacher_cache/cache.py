@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amd_fused.hooks import module_paths
 from amd_fused.hooks.feature_hooks import LAYOUTS
 from amd_fused.losses._common import teacher_pass, value_checks
 from amd_fused.teacher_cache import arguments, files, fingerprint
@@ -101,6 +102,8 @@ class TeacherCache:
         self._wanted = Wanted(logits, maps, features, embedding)
         if not self._wanted.names:
             raise ValueError(f"{OWNER}: there must be maps, features, embedding or logits to keep")
+        if self._wanted.layers:
+            module_paths.resolve(OWNER, teacher, self._wanted.layers)
         self._size = arguments.count(dataset, size)
         self._folder = None if folder is None else Path(folder)
         self._fingerprint = {

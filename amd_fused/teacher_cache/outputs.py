@@ -52,6 +52,12 @@ class Wanted:
             *(["embedding"] if self.embedding else []),
         ]
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Module paths, each once: a layer may be wanted both as a map and as features."""
+        embedding = [self.embedding] if self.embedding else []
+        return tuple(dict.fromkeys([*self.maps, *self.features, *embedding]))
+
     def by_name(self, given: TeacherOutputs) -> dict[str, Tensor]:
         """Raises:
         ValueError: an output is missing, or one too many.
@@ -93,8 +99,10 @@ class TeacherPass:
     def __call__(self, inputs: Tensor | Mapping[str, Any]) -> TeacherOutputs:
         wanted = self._wanted
         with teacher_pass.evaluating(self._teacher):
-            by_name = isinstance(inputs, Mapping)
-            given = self._teacher(**inputs) if by_name else self._teacher(inputs)
+            if isinstance(inputs, Mapping):
+                given = self._teacher(**inputs)
+            else:
+                given = self._teacher(inputs)
             maps, embedding = self._maps, self._embedding
             made = TeacherOutputs(
                 _logits(given) if wanted.logits else None,

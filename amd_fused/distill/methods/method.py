@@ -71,7 +71,17 @@ class Method:
     @property
     def maps(self) -> bool:
         """Whether a loss compares feature maps."""
-        return any(term.inputs in (Inputs.MAPS, Inputs.LAST_MAP) for term in self.terms)
+        return self.attention or self.last_map
+
+    @property
+    def attention(self) -> bool:
+        """Whether a loss compares maps by their attention alone."""
+        return any(term.inputs is Inputs.ATTENTION for term in self.terms)
+
+    @property
+    def last_map(self) -> bool:
+        """Whether a loss compares the last map with all its channels."""
+        return any(term.inputs is Inputs.LAST_MAP for term in self.terms)
 
     @property
     def paired(self) -> bool:

@@ -182,6 +182,11 @@ class Settings(MethodSettings):
             )
 
     @property
+    def teacher_cache_folder(self) -> str | None:
+        """None where the teacher's outputs are not kept in files."""
+        return None if self.teacher_cache in ("auto", "off", "memory") else self.teacher_cache
+
+    @property
     def changing_images(self) -> str:
         """The option by which training images differ from epoch to epoch; empty: they do not."""
         if self.augment != "none":

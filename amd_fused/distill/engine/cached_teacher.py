@@ -50,7 +50,7 @@ def attach(
     if reason:
         return {"kept": None, "reason": reason}
     where = settings.teacher_cache
-    folder = None if where in ("auto", "memory") else where
+    folder = settings.teacher_cache_folder
     try:
         cache = TeacherCache(
             folder,
@@ -81,7 +81,7 @@ def _reason_against(settings: Settings, processes: int) -> str:
         return "--teacher-cache off"
     if settings.changing_images:
         return f"{settings.changing_images}: images differ from epoch to epoch"
-    if processes > 1 and settings.teacher_cache in ("auto", "memory"):
+    if processes > 1 and settings.teacher_cache_folder is None:
         if settings.teacher_cache == "memory":
             raise UsageError(
                 f"--teacher-cache must be auto, off or a folder for {processes} processes, which "

@@ -84,6 +84,18 @@ class Method:
         return any(term.inputs is Inputs.LAST_MAP for term in self.terms)
 
     @property
+    def taught_by(self) -> tuple[str, ...]:
+        """What its losses take of a teacher: logits, attention, last-map, embedding."""
+        if not self.distilled:
+            return ()
+        optional = {
+            "attention": self.attention,
+            "last-map": self.last_map,
+            "embedding": self.embedding,
+        }
+        return ("logits", *(name for name, taken in optional.items() if taken))
+
+    @property
     def paired(self) -> bool:
         """Whether a loss compares maps position by position."""
         return any(term.paired for term in self.terms)

@@ -121,7 +121,8 @@ def launch_of_maps(
     maps: Sequence[Tensor],
     root: bool,
 ) -> Launch:
-    """Of features and their `plan.map_tile`s into maps [GROUPS, B, N], or with root their square roots."""
+    """Of features and their `plan.map_tile`s into maps [GROUPS, B, N], or (root) the square
+    roots of these."""
     sides = [feature(a) for a in tensors]
     programs = plan.running_total(
         [plan.map_programs(side, tile) for side, tile in zip(sides, tiles, strict=True)]

@@ -90,11 +90,15 @@ class TeacherPass:
 
     def __init__(self, teacher: nn.Module, wanted: Wanted, layout: str) -> None:
         self._teacher, self._wanted = teacher, wanted
-        embedding = [wanted.embedding] if wanted.embedding else []
-        # A layer may be wanted twice, as map and as features; hooks take it once.
-        maps = list(dict.fromkeys([*wanted.maps, *wanted.features]))
-        self._maps = FeatureHooks(teacher, maps, layout=layout) if maps else None
-        self._embedding = FeatureHooks(teacher, embedding) if embedding else None
+        self._hooks: dict[str, FeatureHooks] = {}
+        if wanted.maps:
+            self._hooks["maps"] = FeatureHooks(
+                teacher, wanted.maps, capture=attention_map, layout=layout
+            )
+        if wanted.features:
+            self._hooks["features"] = FeatureHooks(teacher, wanted.features, layout=layout)
+        if wanted.embedding:
+            self._hooks["embedding"] = FeatureHooks(teacher, [wanted.embedding])
 
     def __call__(self, inputs: Tensor | Mapping[str, Any]) -> TeacherOutputs:
         wanted = self._wanted
@@ -103,23 +107,20 @@ class TeacherPass:
                 given = self._teacher(**inputs)
             else:
                 given = self._teacher(inputs)
-            maps, embedding = self._maps, self._embedding
-            made = TeacherOutputs(
-                _logits(given) if wanted.logits else None,
-                [attention_map(maps[path]) for path in wanted.maps] if maps else [],
-                [maps[path] for path in wanted.features] if maps else [],
-                embedding[wanted.embedding].flatten(1) if embedding else None,
-            )
-        for hooks in (maps, embedding):
-            if hooks is not None:
-                hooks.clear()
-        return made
+        found = {name: hooks.features for name, hooks in self._hooks.items()}
+        for hooks in self._hooks.values():
+            hooks.clear()
+        return TeacherOutputs(
+            _logits(given) if wanted.logits else None,
+            found.get("maps", []),
+            found.get("features", []),
+            found["embedding"][0].flatten(1) if wanted.embedding else None,
+        )
 
     def remove(self) -> None:
         """Takes the hooks off the teacher."""
-        for hooks in (self._maps, self._embedding):
-            if hooks is not None:
-                hooks.remove()
+        for hooks in self._hooks.values():
+            hooks.remove()
 
 
 def _logits(given: Any) -> Tensor:

@@ -88,8 +88,8 @@ LOSSES: dict[str, Callable[[Nets, TeacherOutputs, TeacherOutputs], Tensor]] = {
     ),
     "lsh": hashed("bce"),
 }
-# What moves at most, relative: the loss, and the norm of the difference of its gradients. In float16
-# a number's error is half an ulp of 11 bits, 4.9e-4 of it at most; here the AMD loss moves by 2e-4,
+# At most, relative: how far the loss moves, and the norm of what its gradients move. In float16 a
+# number's error is half an ulp of 11 bits, 4.9e-4 of it at most; here the AMD loss moves by 2e-4,
 # its gradient by 1.1e-3, those of AT and RKD alike, and all others less. In float32 only losses of
 # attention maps move, by the rounding of a square root that is squared again.
 MOVED = {torch.float32: (1e-6, 1e-6), torch.float16: (5e-4, 3e-3)}

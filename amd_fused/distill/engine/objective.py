@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -50,33 +51,43 @@ class FeatureExtractor:
         backend: str = "auto",
     ) -> None:
         self.network = network
-        self._maps, self._attention, self._backend = maps, attention, backend
-        self._channels_last = layers.channels_last
+        self._maps, self._channels_last = maps, layers.channels_last
         self._embedding = layers.embedding if embedding else ""
-        paths = dict.fromkeys([*maps, *attention, *([self._embedding] if embedding else [])])
+        paths = [*maps, *([self._embedding] if embedding else [])]
         self._hooks = FeatureHooks(network, paths) if paths else None
+        self._attention = None
+        if attention:
+            last = layers.channels_last
+            capture = {
+                path: partial(_attention_map, channels_last=path in last, backend=backend)
+                for path in attention
+            }
+            self._attention = FeatureHooks(network, attention, capture=capture)
 
     def __call__(self, images: Tensor) -> Output:
         logits = self.network(images)
+        attention = [] if self._attention is None else self._attention.features
         hooks = self._hooks
         if hooks is None:
-            return Output(logits, Features([], None))
+            return Output(logits, Features([], None, attention))
         embedding = hooks[self._embedding] if self._embedding else None
-        attention = [
-            attention_map(self._map(hooks, path), backend=self._backend) for path in self._attention
-        ]
-        maps = [self._map(hooks, path) for path in self._maps]
+        maps = [_nchw(hooks[path], path in self._channels_last) for path in self._maps]
         return Output(logits, Features(maps, embedding, attention))
-
-    def _map(self, hooks: FeatureHooks, path: str) -> Tensor:
-        """`[B, C, H, W]`, in memory as the layer gave it."""
-        output = hooks[path]
-        return output.permute(0, 3, 1, 2) if path in self._channels_last else output
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
-        if self._hooks is not None:
-            self._hooks.remove()
+        for hooks in (self._hooks, self._attention):
+            if hooks is not None:
+                hooks.remove()
+
+
+def _attention_map(output: Tensor, *, channels_last: bool, backend: str) -> Tensor:
+    return attention_map(_nchw(output, channels_last), backend=backend)
+
+
+def _nchw(output: Tensor, channels_last: bool) -> Tensor:
+    """`[B, C, H, W]`, in memory as the layer gave it."""
+    return output.permute(0, 3, 1, 2) if channels_last else output
 
 
 class FrozenTeacher:

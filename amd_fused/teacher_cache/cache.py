@@ -106,14 +106,11 @@ class TeacherCache:
             module_paths.resolve(OWNER, teacher, self._wanted.layers)
         self._size = arguments.count(dataset, size)
         self._folder = None if folder is None else Path(folder)
-        self._fingerprint = {
-            "format": str(fingerprint.FORMAT),
-            **fingerprint.of_teacher(teacher),
-            "outputs": arguments.listed(self._wanted, layout),
-            **fingerprint.of_dataset(dataset, self._size, transforms),
-            "dtype": str(dtype).removeprefix("torch."),
-            **{name: str(value) for name, value in (extra or {}).items()},
-        }
+        self._fingerprint = fingerprint.of(
+            *(teacher, dataset, self._size, transforms, extra or {}),
+            outputs=arguments.listed(self._wanted, layout),
+            dtype=str(dtype).removeprefix("torch."),
+        )
         self._rows: Rows | None = None
         self._pass: TeacherPass | None = None
         self._flush: weakref.finalize[..., Any] | None = None

@@ -27,15 +27,37 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 Fingerprint = dict[str, str]
 
 
+def of(
+    teacher: nn.Module,
+    dataset: Any,
+    size: int,
+    transforms: Any,
+    extra: Mapping[str, Any],
+    **more: str,
+) -> Fingerprint:
+    """All parts; `more` are those of the cache itself, `extra` the user's.
+
+    Raises:
+        TypeError, ValueError: as :func:`of_dataset`; `extra` has a name that is taken.
+    """
+    own = of_dataset(dataset, size, transforms)
+    own = {"format": str(FORMAT), **of_teacher(teacher), **own, **more}
+    for name in extra:
+        if name in own:
+            raise ValueError(f"{OWNER}: extra must have names besides {list(own)}, got {name!r}")
+    return {**own, **{name: str(value) for name, value in extra.items()}}
+
+
 def of_teacher(teacher: nn.Module) -> Fingerprint:
     """modules: what it is built of; weights: names, dtypes, shapes and bytes of its parameters and
     buffers. Wrappers (DDP, torch.compile) change neither."""
     core = module_paths.unwrap(teacher)[-1]
     digest = hashlib.sha256()
-    tensors: dict[str, Any] = {**dict(core.named_buffers(remove_duplicate=False))}
-    tensors |= core.state_dict()
-    for name, value in sorted((_bare(name), value) for name, value in tensors.items()):
-        digest.update(name.encode() + b"\0")
+    # Buffers that are not saved are part of what is computed too.
+    values: dict[str, Any] = dict(core.named_buffers(remove_duplicate=False))
+    values |= core.state_dict()
+    for name, value in sorted(values.items(), key=lambda entry: _bare(entry[0])):
+        digest.update(_bare(name).encode() + b"\0")
         _add(digest, f"the teacher's {name}", value)
     return {"modules": _short(_plain_repr(core)), "weights": digest.hexdigest()}
 

@@ -199,6 +199,11 @@ def test_channels_last_layers_are_given_as_such() -> None:
         ({"dtype": torch.float64}, ValueError, "dtype must be torch.float32 or torch.float16"),
         ({"size": 49}, ValueError, "size must be that of dataset, 50, or left out, got 49"),
         ({"dataset": "digits"}, ValueError, "size must be given where dataset is a text"),
+        (
+            {"extra": {"weights": "mine"}},
+            ValueError,
+            r"extra must have names besides \['format', .*'dtype'\], got 'weights'",
+        ),
         ({"dataset": []}, ValueError, "there must be at least one sample, got 0"),
         ({"dataset": [object()]}, TypeError, r"dataset\[0\] must hold tensors.*, got object; name"),
         (

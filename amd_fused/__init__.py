@@ -7,6 +7,7 @@ from amd_fused.losses.afd import AFDLoss, afd_loss
 from amd_fused.losses.afds import AFDSLoss, afds_loss
 from amd_fused.losses.amd import AMDLoss, amd_loss
 from amd_fused.losses.at import ATLoss, at_loss
+from amd_fused.losses.attention_map import attention_map
 from amd_fused.losses.cc import CCLoss, cc_loss
 from amd_fused.losses.crd import CRDLoss, crd_loss
 from amd_fused.losses.kd import KDLoss, SphericalKDLoss, kd_loss, spherical_kd_loss
@@ -16,6 +17,7 @@ from amd_fused.losses.rkd import RKDLoss, rkd_loss
 from amd_fused.losses.sp import SPLoss, sp_loss
 from amd_fused.losses.vid import VIDLoss, vid_loss
 from amd_fused.objective import DistillationLoss
+from amd_fused.teacher_cache import IndexedDataset, TeacherCache, TeacherOutputs
 
 __version__ = "0.1.0"
 
@@ -28,17 +30,21 @@ __all__ = [
     "CRDLoss",
     "DistillationLoss",
     "FeatureHooks",
+    "IndexedDataset",
     "KDLoss",
     "LSHLoss",
     "NDLoss",
     "RKDLoss",
     "SPLoss",
     "SphericalKDLoss",
+    "TeacherCache",
+    "TeacherOutputs",
     "VIDLoss",
     "afd_loss",
     "afds_loss",
     "amd_loss",
     "at_loss",
+    "attention_map",
     "backends",
     "cc_loss",
     "class_means",

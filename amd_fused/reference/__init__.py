@@ -11,6 +11,7 @@ from amd_fused.losses.afd.reference import afd_loss
 from amd_fused.losses.afds.reference import afds_loss
 from amd_fused.losses.amd.reference import amd_loss, cos_margin
 from amd_fused.losses.at.reference import at_loss
+from amd_fused.losses.attention_map.reference import attention_map
 from amd_fused.losses.cc.reference import cc_loss
 from amd_fused.losses.crd.reference import crd_loss
 from amd_fused.losses.kd.reference import kd_loss, spherical_kd_loss, spherical_logits
@@ -25,6 +26,7 @@ __all__ = [
     "afds_loss",
     "amd_loss",
     "at_loss",
+    "attention_map",
     "cc_loss",
     "compute_dtype",
     "cos_margin",

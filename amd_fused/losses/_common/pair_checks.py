@@ -89,7 +89,7 @@ def map_pairs(
     owner: str, student: Any, teacher: Any, *, layer_weights: Sequence[float] | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of [B, C, H, W] tensors of any channels and sizes."""
-    return _pairs(owner, student, teacher, layer_weights, _map)
+    return _pairs(owner, student, teacher, layer_weights, feature)
 
 
 def equal_pairs(
@@ -102,7 +102,7 @@ def equal_pairs(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of [B, C, H, W] tensors of one shape a pair; the remedy
     is for unequal ones."""
-    students, teachers = _pairs(owner, student, teacher, layer_weights, _map)
+    students, teachers = _pairs(owner, student, teacher, layer_weights, feature)
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
         if a_s.shape != a_t.shape:
@@ -121,7 +121,7 @@ def feature_lists(owner: str, student: Any, teacher: Any) -> tuple[list[Tensor],
     for name, side, value in (("student", students, student), ("teacher", teachers, teacher)):
         for i, a in enumerate(side):
             named = name if isinstance(value, Tensor) else f"{name}[{i}]"
-            _map(owner, named, a)
+            feature(owner, named, a)
             _like_first(owner, named, a, "the first of student", first)
     return students, teachers
 
@@ -189,7 +189,8 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     return list(value)
 
 
-def _map(owner: str, name: str, a: Any) -> None:
+def feature(owner: str, name: str, a: Any) -> None:
+    """[B, C, H, W], no axis empty."""
     float_tensor(owner, name, a)
     if a.ndim != 4:
         raise ValueError(

@@ -93,13 +93,14 @@ def _nchw(output: Tensor, channels_last: bool) -> Tensor:
 class FrozenTeacher:
     """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it.
 
-    Of its features it gives what the method's losses take: attention maps, the last map, the
-    embedding. With a `cache` it runs for batches that have an image which is not there yet.
+    Of its features it gives what the method's losses take: attention maps, all maps or the
+    last, the embedding. With a `cache` it runs for batches that have an image which is not there
+    yet.
     """
 
     def __init__(self, network: nn.Module, layers: Layers, method: Method, backend: str) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.maps = layers.maps[-1:] if method.last_map else ()
+        self.maps = layers.maps if method.all_maps else layers.maps[-1:] if method.last_map else ()
         self.attention = layers.maps if method.attention else ()
         self.embedding_layer = layers.embedding if method.embedding else ""
         self._extractor = FeatureExtractor(

@@ -25,9 +25,14 @@ from amd_fused.distill.methods import TERMS, parse
 from amd_fused.distill.run_dir import RunDir
 
 QUIET: dict[str, Any] = {"show_progress": False}
-# Two forms of AMD, one of them in a sum, stand for the others.
-METHODS = [term.key for term in TERMS if term.distilled and "amd-masked" not in term.key]
-METHODS += ["amd-gl+sp", "skd+amd-masked-g+at+sp+rkd+nd+lsh"]
+# Two forms of AMD, one of them in a sum, stand for the others, and so does a sum of losses with
+# layers for the features' shapes.
+METHODS = [
+    term.key
+    for term in TERMS
+    if term.distilled and "amd-masked" not in term.key and term.layered_loss is None
+]
+METHODS += ["amd-gl+sp", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+afd"]
 
 
 @pytest.fixture(scope="module")

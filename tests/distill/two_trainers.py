@@ -105,6 +105,7 @@ def broken_in_one(folder: Path) -> str:
 CASES: dict[str, Callable[[Path], Any]] = {
     "normalisation": shared_normalisation,
     "run": lambda folder: distill(folder, "two"),
+    "layers": lambda folder: distill(folder, "two-layers", changes={"method": "vid"}),
     "apart": lambda folder: distill(folder, "apart", changes={"sync_batchnorm": False}),
     "evaluate": lambda folder: engine.evaluate(folder / "teacher"),
     "cached": lambda folder: distill(

@@ -175,7 +175,7 @@ class Method:
         `backend` is the settings' for every loss that has it.
 
         Raises:
-            UsageError: as :meth:`check`.
+            UsageError: as :meth:`check`, or a loss has no layers for these shapes.
             ValueError: there are no embeddings or shapes, but a loss needs to know them.
         """
         if not self.distilled:
@@ -192,7 +192,10 @@ class Method:
                     continue
                 if term.layered_loss is not None:
                     assert shapes is not None
-                    loss = term.layered_loss(settings, shapes)
+                    try:
+                        loss = term.layered_loss(settings, shapes)
+                    except ValueError as error:
+                        raise UsageError(f"--method {self.key}: {error}") from None
                 else:
                     assert term.feature_loss is not None
                     loss = term.feature_loss(settings, embeddings)

@@ -43,6 +43,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"method": "nd", "mixup": 0.2},
             "--mixup must be 0 with nd, which needs one class an image, got 0.2",
         ),
+        ({"method": "crd", "mixup": 0.2}, "--mixup must be 0 with crd, which needs one class"),
         ({"method": "nd", "train_size": 5, "batch_size": 5}, "a sample of every class"),
         (
             {"method": "afds"},

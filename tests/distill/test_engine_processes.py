@@ -14,7 +14,7 @@ from torch import nn
 
 from distill.processes import environment
 from distill.tiny_runs import assert_same_run, tiny, weights
-from distill.two_trainers import images, normalisation, normalised
+from distill.two_trainers import LAYERS, images, normalisation, normalised
 
 pytest.importorskip("accelerate")
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine.train_teacher(tiny(), folder / "teacher", **quiet)
     choice = engine.TeacherChoice(folder / "teacher")
     engine.distill(tiny(), folder / "one", choice, **quiet)
-    engine.distill(tiny(method="vid"), folder / "one-layers", choice, **quiet)
+    engine.distill(tiny(**LAYERS), folder / "one-layers", choice, **quiet)
     return folder
 
 

@@ -89,6 +89,7 @@ def test_a_sum_has_one_key_and_label_in_any_order(text, key, label):
         ("lsh", (True, False, True, True), ("lsh",)),
         ("rkd", (True, False, True, False), ("rkd",)),
         ("cc", (True, False, True, False), ("cc",)),
+        ("crd", (True, False, True, False), ("crd",)),
         ("vid", (True, True, False, False), ("vid",)),
         ("afd+nd", (True, True, True, True), ("nd", "afd")),
         ("at", (True, True, False, False), ("at",)),

@@ -17,9 +17,9 @@ from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import TERMS, Embeddings, Features, Shapes, parse
 from amd_fused.distill.models import build, embedding_width, layers
 
-SETTINGS = Settings(backend="reference", lsh_hashes=16)
+SETTINGS = Settings(backend="reference", lsh_hashes=16, crd_negatives=24)
 KEYS = [term.key for term in TERMS]
-SUMS = ["amd-gl+sp", "skd+nd", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+afd+sp"]
+SUMS = ["amd-gl+sp", "skd+nd", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+crd+afd+sp"]
 IMAGES = 6
 CLASSES = 3
 
@@ -44,7 +44,9 @@ class Step:
             tuple(tuple(a.shape[1:]) for a in side.maps)
             for side in (self.of_student, self.of_teacher)
         ]
-        self.shapes = Shapes(*maps, 64, 64 * width)
+        self.indices = torch.tensor([5, 0, 19, 7, 3, 11])
+        labels = torch.arange(20) % CLASSES
+        self.shapes = Shapes(*maps, 64, 64 * width, labels)
 
     @classmethod
     def of(cls, key: str) -> Step:
@@ -63,7 +65,7 @@ class Step:
 
     def loss(self, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
         inputs = parse(key).feature_inputs(self.of_student, self.of_teacher)
-        return objective(self.logits_s, self.logits_t, self.target, *inputs)
+        return objective(self.logits_s, self.logits_t, self.target, *inputs, indices=self.indices)
 
     def part(self, name: str, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
         """A feature loss by the library's functions, its options written out."""
@@ -86,7 +88,7 @@ class Step:
         if name == "rkd":
             return amd_fused.rkd_loss(e_s, e_t)
         loss = objective.feature_loss[name]
-        if name in ("cc", "vid", "afd", "afds"):
+        if name in ("cc", "crd", "vid", "afd", "afds"):
             return self.layered_part(name, loss)
         if loss.adapter is not None:
             e_s = F.linear(e_s, loss.adapter.weight, loss.adapter.bias)
@@ -106,6 +108,12 @@ class Step:
         if name == "cc":
             e_s = loss.embed_student(self.of_student.embedding)
             return amd_fused.cc_loss(e_s, loss.embed_teacher(self.of_teacher.embedding))
+        if name == "crd":
+            # Banks and the step have moved on, and are drawn from the seed alone.
+            fresh = amd_fused.CRDLoss(64, loss.embed_teacher.in_features, 20, 24,
+                                      labels=self.shapes.labels)  # fmt: skip
+            fresh.embed_student, fresh.embed_teacher = loss.embed_student, loss.embed_teacher
+            return fresh(self.of_student.embedding, self.of_teacher.embedding, self.indices)
         if name == "vid":
             means = [layer(a) for layer, a in zip(loss.regressors, maps_s, strict=True)]
             return amd_fused.vid_loss(means, maps_t, list(loss.rhos))
@@ -134,7 +142,7 @@ def spherical(step):
 
 WEIGHTS = {
     "amd": 5000.0, "at": 1000.0, "sp": 3000.0, "rkd": 1.0, "nd": 1.0, "lsh": 1.0, "cc": 0.02,
-    "vid": 1.0, "afd": 200.0, "afds": 500.0,
+    "crd": 0.8, "vid": 1.0, "afd": 200.0, "afds": 500.0,
 }  # fmt: skip
 
 
@@ -171,7 +179,7 @@ def test_a_step_gives_the_student_finite_gradients_and_the_teacher_none(key):
 
 
 @pytest.mark.parametrize(
-    "key", ["nd", "lsh", "at", "sp", "rkd", "cc", "vid", "afd", "afds", "amd-g", "amd-gl"]
+    "key", ["nd", "lsh", "at", "sp", "rkd", "cc", "crd", "vid", "afd", "afds", "amd-g", "amd-gl"]
 )
 def test_the_feature_loss_alone_trains_the_student(key):
     step = Step.of(key)
@@ -200,6 +208,7 @@ def test_scratch_is_the_cross_entropy_alone_and_needs_no_teacher():
         ("nd", "nd_weight"),
         ("lsh", "lsh_weight"),
         ("cc", "cc_weight"),
+        ("crd", "crd_weight"),
         ("vid", "vid_weight"),
         ("afd", "afd_weight"),
         ("afds", "afds_weight"),
@@ -256,7 +265,7 @@ def test_embeddings_of_one_width_need_no_adapter(key):
 _DRAWN = ("embed_teacher.weight", "regressors.2.0.weight", "bilinear.0.weight", "2.hidden.weight")
 
 
-@pytest.mark.parametrize("key", ["nd", "lsh", "cc", "vid", "afd", "afds"])
+@pytest.mark.parametrize("key", ["nd", "lsh", "cc", "crd", "vid", "afd", "afds"])
 def test_layers_and_hyperplanes_come_from_the_seed_alone(key):
     step = Step.of(key)
     before = torch.get_rng_state()
@@ -302,7 +311,7 @@ def test_what_a_loss_needs_must_be_given(key):
         parse(key).criterion(SETTINGS)
 
 
-@pytest.mark.parametrize("key", ["cc", "vid", "afd", "afds"])
+@pytest.mark.parametrize("key", ["cc", "crd", "vid", "afd", "afds"])
 def test_shapes_must_be_given_where_layers_are_made_for_them(key):
     with pytest.raises(ValueError, match=f"shapes must be given for {key}, got None"):
         parse(key).criterion(SETTINGS)

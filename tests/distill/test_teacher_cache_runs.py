@@ -32,7 +32,7 @@ METHODS = [
     for term in TERMS
     if term.distilled and "amd-masked" not in term.key and term.layered_loss is None
 ]
-METHODS += ["amd-gl+sp", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+afd"]
+METHODS += ["amd-gl+sp", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+crd+afd"]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def record(path: Path) -> dict[str, Any]:
 def test_every_method_ends_in_the_same_bits(
     teacher: Path, tmp_path: Path, passes: list[int], method: str, precision: str
 ) -> None:
-    settings = tiny(method=method, lsh_hashes=32, mixed_precision=precision)
+    settings = tiny(method=method, lsh_hashes=32, crd_negatives=50, mixed_precision=precision)
     distill(teacher, tmp_path / "live", settings.changed(teacher_cache="off"))
     assert passes == []
     distill(teacher, tmp_path / "memory", settings)

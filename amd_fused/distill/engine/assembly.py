@@ -252,7 +252,8 @@ def _shapes(
 
     student_maps, student_width = of(trained.network, trained.layers)
     teacher_maps, teacher_width = of(teacher.saved.network, teacher.layers)
-    return Shapes(student_maps, teacher_maps, student_width, teacher_width)
+    labels = dataset.train.labels
+    return Shapes(student_maps, teacher_maps, student_width, teacher_width, labels)
 
 
 def _class_means(
@@ -280,13 +281,14 @@ def _dry_run(
     Returns the teacher's output for the images that were tried.
     """
     count = min(_TRIED, settings.batch_size)
+    indices = torch.arange(count, device=accelerator.device)
     images = to_device(dataset.train.batch(range(count), None), settings, accelerator)
     target = dataset.train.labels[:count].to(accelerator.device)
     objective.eval()
     try:
         with torch.no_grad(), accelerator.autocast():
             output = None if teacher is None else teacher(images)
-            objective(images, target, output)
+            objective(images, target, output, indices)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"--method {settings.method} cannot be computed: {reason}") from error

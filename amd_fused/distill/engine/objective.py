@@ -153,10 +153,11 @@ def to_keep(output: Output) -> TeacherOutputs:
 class Objective(nn.Module):
     """The student with its criterion, so that all that is trained is in one module for DDP.
 
-    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, and the
-    teacher's output for these images, None for training from scratch. Returns the loss, and
-    detached values `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the
-    student is NaN or infinite.
+    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, the teacher's
+    output for these images, None for training from scratch, and their indices `[B]` among the
+    training images, on the same device. Returns the loss, and detached values
+    `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the student is NaN
+    or infinite.
     """
 
     def __init__(
@@ -175,14 +176,14 @@ class Objective(nn.Module):
         return self._method.parts
 
     def forward(
-        self, images: Tensor, target: Tensor, teacher: Output | None
+        self, images: Tensor, target: Tensor, teacher: Output | None, indices: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         own = self._extractor(images)
         features: tuple[object, ...] = ()
         if teacher is not None and self._method.losses:
             features = self._method.feature_inputs(own.features, teacher.features)
         logits = None if teacher is None else teacher.logits
-        loss = self.criterion(own.logits, logits, target, *features)
+        loss = self.criterion(own.logits, logits, target, *features, indices=indices)
         parts = self.criterion.parts
         # derived: 0 times NaN or infinity is NaN
         broken = (own.logits.detach() * 0).sum()

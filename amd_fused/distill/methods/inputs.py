@@ -79,17 +79,20 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Of what both networks give for one image, for losses whose layers are made for it.
+    """Of what both networks give for one image, for losses whose layers are made for it, and the
+    classes of the training images, for those that keep something of each.
 
     Args:
         student_maps, teacher_maps: `(C, H, W)` of each feature map; empty where no loss takes them.
         student_width, teacher_width: of the embeddings; 0 where no loss takes them.
+        labels: `[N]`, of the training images in the order of their indices.
     """
 
     student_maps: tuple[MapShape, ...] = ()
     teacher_maps: tuple[MapShape, ...] = ()
     student_width: int = 0
     teacher_width: int = 0
+    labels: Tensor | None = None
 
     @property
     def student_channels(self) -> list[int]:

@@ -74,7 +74,7 @@ def embedding_width(model: nn.Module, layers: Layers, channels: int, image_size:
     if not layers.embedding:
         raise UsageError(
             f"{_EMBEDDING_OPTIONS} must name the layer before the classifier of "
-            f"{type(model).__name__} for nd, lsh, rkd and cc; it has {_top_levels(model)}"
+            f"{type(model).__name__} for nd, lsh, rkd, cc and crd; it has {_top_levels(model)}"
         )
     (output,) = _outputs(model, (layers.embedding,), channels, image_size)
     return output.flatten(1).shape[1]

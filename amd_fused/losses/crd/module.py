@@ -46,8 +46,8 @@ class CRDLoss(_Loss):
         seed: of the banks' starting rows and of the negatives.
 
     Negatives are drawn with replacement, as functions of (seed, ``step``, sample index) alone;
-    ``step`` counts the calls in training mode. So they are the same on every device, in any number of processes and
-    after resuming from a state_dict.
+    ``step`` counts the calls in training mode. So they are the same on every device, in any number
+    of processes and after resuming from a state_dict.
 
     ``embed_student`` and ``embed_teacher``, ``nn.Linear``, are trained: give
     ``criterion.parameters()`` to the optimiser. ``student_bank``, ``teacher_bank`` [N, E],

@@ -70,11 +70,12 @@ AMD_KERNELS = {
     "amd_chunk_fwd_kernel",
     "amd_bwd_kernel",
 }
-# Kernels of the losses on rows, by the stem of their files.
+# Kernels of the losses on rows and of the attention map, by the stem of their files.
 ROW_KERNELS = {
     "kd": {"kd_row_fwd_kernel", "kd_wide_fwd_kernel", "kd_bwd_kernel"},
     "nd": {"nd_fwd_kernel", "nd_bwd_kernel"},
     "lsh": {"lsh_bce_kernel"},
+    "attention_map": {"amd_map_fwd_kernel", "attention_map_groups_kernel"},
 }
 
 
@@ -151,6 +152,19 @@ def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None
         else:
             assert set(row["loads"]) == {"16"}, row
     assert checked >= 4
+
+
+def test_features_of_an_attention_map_move_16_bytes_at_a_time(
+    all_kernels: list[dict[str, Any]],
+) -> None:
+    """Rows of 7 numbers and pixels of one are no whole words; sums of groups are a C-th."""
+    checked = 0
+    for row in all_kernels:
+        reader = (row["loss"], row["kernel"]) == ("attention_map", "amd_map_fwd_kernel")
+        if reader and row["width"] > (7 if row["layout"] == "nchw" else 1):
+            checked += 1
+            assert set(row["loads"]) == {"16"}, row
+    assert checked >= 8
 
 
 def test_aligned_rows_of_logits_move_16_bytes_at_a_time(all_kernels: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,9 +16,15 @@ if not torch.cuda.is_available():
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(2)
 
+if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
+    from triton_interpreter import patch_once_a_launch
+
+    patch_once_a_launch()
+
 from cuda_on_host import build
 
 from amd_fused import _backends, backends
+from amd_fused.losses.amd.triton import plan
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +54,14 @@ def cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     build.loaded()
     monkeypatch.setattr(_backends, "cuda_error", lambda: "")
     monkeypatch.setitem(_backends._DEVICES, "cuda", ("cuda", "cpu"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's chunked form from 11x9 positions on, in two chunks a quadrant or more: what its
+    interpreter takes seconds for with the sizes of a device."""
+    monkeypatch.setattr(plan, "MAX_POSITIONS", 64)
+    monkeypatch.setattr(plan, "CHUNK", 16)
 
 
 @pytest.fixture

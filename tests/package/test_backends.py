@@ -263,7 +263,7 @@ def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 

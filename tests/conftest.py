@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+
+# Before torch starts its threads: several processes of pytest-xdist share the cores, and a thread
+# that waits for others is not to keep one busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import torch
 
 # Before anything imports Triton: without a GPU its kernels run in the interpreter, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# Several processes of pytest-xdist share the cores; two threads still make parallel code parallel.
+# Two threads still make parallel code parallel.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(2)
 
@@ -26,10 +31,13 @@ from cuda_on_host import build
 from amd_fused import _backends, backends
 from amd_fused.losses.amd.triton import plan
 
+# Processes take files in this order, and none is to end alone.
+SLOWEST = ("test_triton_compile", "test_triton_on_host", "test_parity", "test_contracts")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest file first: processes take files in this order, and none is to end alone."""
-    items.sort(key=lambda item: item.path.name != "test_triton_compile.py")
+    """The slowest files first."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @pytest.fixture(autouse=True)

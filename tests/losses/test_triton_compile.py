@@ -119,12 +119,17 @@ def test_sums_of_a_sample_wait_together(kernels: list[dict[str, Any]]) -> None:
     assert max(counts) <= 24
 
 
+@pytest.mark.parametrize(
+    "edges",
+    [("one-sample", "one-row"), pytest.param(EDGES, marks=pytest.mark.exhaustive)],
+    ids=["few", "every"],
+)
 @pytest.mark.parametrize("folder", OTHER_TRITONS or [""], ids=lambda f: Path(f).name or "installed")
-def test_sizes_of_one_compile(folder: str) -> None:
+def test_sizes_of_one_compile(folder: str, edges: tuple[str, ...]) -> None:
     """A size of 1 is a Python number to Triton's compiler, without a tensor's methods: one sample,
     one channel, one layer, one position a quadrant, one row or column, in every form."""
-    rows = lines("compile_triton.py", "90", *EDGES, triton=folder)
-    assert {row["shape"] for row in rows} == set(EDGES)
+    rows = lines("compile_triton.py", "90", *edges, triton=folder)
+    assert {row["shape"] for row in rows} == set(edges)
     assert {row["kernel"] for row in rows} == AMD_KERNELS
     assert [row for row in rows if row["spill_bytes"] > TWO_WORDS] == []
 

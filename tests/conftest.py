@@ -29,6 +29,7 @@ if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
 from cuda_on_host import build
 
 from amd_fused import _backends, backends
+from amd_fused.losses._common import constant_losses
 from amd_fused.losses.amd.triton import plan
 
 # Processes take files in this order, and none is to end alone.
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _warned_of_nothing() -> None:
+    """What a process warns of once, each test is warned of: none leans on one before it."""
+    constant_losses._once.cache_clear()
+    _backends._warn_reference.cache_clear()
 
 
 @pytest.fixture

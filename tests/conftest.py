@@ -11,6 +11,8 @@ import pytest
 # Before torch starts its threads: several processes of pytest-xdist share the cores, and a thread
 # that waits for others is not to keep one busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nor is each of them to start further ones that compile for it.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import torch
 

@@ -12,8 +12,8 @@ from on_device import DEVICE, FORMS, features, same, some
 
 from benchmarks.trace import peak_extra_bytes
 
-# Long enough for anything that waits for the device to be caught: half a second or so; ten for a host
-# that was merely busy for that long.
+# Long enough for anything that waits for the device to be caught: half a second or so; ten for a
+# host that was merely busy for that long.
 SLEEP_CYCLES = (1_000_000_000, 20_000_000_000)
 
 

@@ -25,7 +25,8 @@ paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds
 	$(BIN)/amd-fused sweep --recipe digits --output-dir runs/paper-digits $(ARGS)
 
 test: $(STAMPS)/test-distill-vision ## run the tests
-	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+		--durations 10 $(ARGS)
 
 test-all: ## run the tests, the exhaustive ones with them
 	$(MAKE) test ARGS='-m "" $(ARGS)'
@@ -37,7 +38,7 @@ tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Tri
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.6 triton==3.6.*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/newest triton
 	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest -p no:benchmark \
-		tests/losses/test_triton_compile.py -k 'other_tritons or sizes_of_one' $(ARGS)
+		tests/losses/test_triton_compile.py -m '' -k 'other_tritons or (sizes_of_one and every)' $(ARGS)
 
 sanitize: $(STAMPS)/test-distill-vision ## run the losses' tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/python tests/support/sanitize.py $(ARGS)

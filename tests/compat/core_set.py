@@ -1,0 +1,138 @@
+"""What has to work with every version: each check is a process of its own in the environment.
+
+    python core_set.py CHECK [a fused backend that must be usable ...]
+
+prints what the check found as one line of JSON. A check that fails raises. Needs numpy and mpmath
+besides what it checks.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SUPPORT = Path(__file__).parents[1] / "support"
+PACKAGES = ("torch", "triton", "numpy", "setuptools")
+
+
+def importing(*_: str) -> dict[str, Any]:
+    """The package imports. Which versions these are, and which build of the C++ kernels it has."""
+    import amd_fused
+
+    library = Path(amd_fused.__file__).parent / "_cpp.so"
+    return {
+        "versions": {"python": platform.python_version()} | {n: _version(n) for n in PACKAGES},
+        "package": str(library.parent),
+        "cpp": hashlib.sha256(library.read_bytes()).hexdigest(),
+    }
+
+
+def backends(*needed: str) -> dict[str, str]:
+    """Those backends are usable, and "auto" takes C++ without a word."""
+    import torch
+
+    import amd_fused
+
+    states = amd_fused.backends()
+    for name in (*needed, "reference"):
+        assert states[name] == "usable", f"backend {name} is {states[name]}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        amd_fused.amd_loss(torch.rand(2, 3, 4, 4), torch.rand(2, 5, 4, 4))
+    return states
+
+
+def losses(*needed: str) -> dict[str, float]:
+    """Every loss is its formula, value and gradient. The largest error of each backend."""
+    import parity
+
+    return parity.check(needed)
+
+
+def hooks(*_: str) -> list[str]:
+    """FeatureHooks keeps what the layers return, and gradients flow through it."""
+    import hooked_net
+    import torch
+
+    import amd_fused
+
+    model, paths = hooked_net.net(), ["stem.norm", "stem", "block"]
+    kept = amd_fused.FeatureHooks(model, paths)
+    model(hooked_net.images())
+    expected = hooked_net.outputs(model, hooked_net.images())
+    for path, feature in zip(paths, kept.features, strict=True):
+        torch.testing.assert_close(feature, expected[path])
+    teacher = [torch.rand_like(feature) for feature in kept.features]
+    amd_fused.amd_loss(kept.features, teacher).backward()
+    assert model.stem.conv.weight.grad.any()
+    return paths
+
+
+def compiling(*_: str) -> list[str]:
+    """torch.compile takes the losses whole, and their values and gradients stay."""
+    import cases
+    import kd_oracle
+    import torch
+
+    import amd_fused
+
+    inputs = {
+        "amd_loss": cases.features(cases.SHAPES["7x7"]),
+        "kd_loss": kd_oracle.logits((4, 67)),
+    }
+    for name, (student, teacher) in inputs.items():
+        student.requires_grad_()
+        function = getattr(amd_fused, name)
+        results = []
+        for run in (function, torch.compile(function, fullgraph=True)):
+            loss = run(student, teacher)
+            results.append((loss, *torch.autograd.grad(loss, student)))
+        torch.testing.assert_close(results[1], results[0])
+    return list(inputs)
+
+
+def training(*_: str) -> list[str]:
+    """The trainer's demo, one epoch and one seed, as a user starts it. The methods of its table."""
+    command = [str(Path(sys.executable).with_name("amd-fused")), "sweep", "--recipe", "demo"]
+    command += ["--epochs", "1", "--seeds", "1", "--quiet", "--output-dir", "demo"]
+    subprocess.run(command, check=True)
+    with open(Path("demo", "table.csv")) as file:
+        methods = [row["method"] for row in csv.DictReader(file)]
+    assert methods == ["scratch", "kd", "amd-g", "amd-gl"], f"its table has {methods}"
+    return methods
+
+
+CHECKS: dict[str, Callable[..., Any]] = {
+    "import": importing,
+    "backends": backends,
+    "losses": losses,
+    "hooks": hooks,
+    "torch.compile": compiling,
+    "demo": training,
+}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.path.append(str(SUPPORT))
+    # Before anything imports Triton: without a GPU its kernels run in the interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
+    check, *needed = sys.argv[1:]
+    found = CHECKS[check](*needed)
+    print(json.dumps(found))

@@ -47,10 +47,17 @@ class Environment:
         log.write_text("")
         self._run([str(python), "-m", "venv", str(folder)], INSTALLING)
 
-    def pip(self, *arguments: str) -> None:
-        """Raises FailedError."""
-        command = [str(self.python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        self._run([*command, *arguments], INSTALLING)
+    def pip(self, command: str, *arguments: str) -> None:
+        """pip's install and check, by uv where it is on the PATH: it unpacks a package only once.
+
+        Raises:
+            FailedError: it failed.
+        """
+        if uv := shutil.which("uv"):
+            called = [uv, "pip", command, "--python", str(self.python)]
+        else:
+            called = [str(self.python), "-m", "pip", command, "--disable-pip-version-check"]
+        self._run([*called, "--quiet", *arguments], INSTALLING)
 
     def check(self, name: str, *needed: str) -> Any:
         """A check of the core set: what it found. Raises FailedError."""

@@ -58,9 +58,9 @@ class Row:
 ROWS = (
     # Triton 3.4's interpreter does not work with NumPy 2.4.
     Row("3.10", "==2.10.0", "==3.4.0", ("numpy<2.4",)),
+    Row("3.11", "==2.13.0", ""),
     Row("3.13", "", ""),
     Row("3.12", "==2.11.0", "==3.6.0"),
-    Row("3.11", "==2.13.0", ""),
     Row("3.13", "==2.10.0"),
     Row("3.10", "==2.14.1"),
     Row("3.11", "==2.12.1"),
@@ -95,7 +95,7 @@ def run_row(row: Row, python: Path, wheel: Path) -> Outcome:
     try:
         environment = Environment(folder, python, FOLDER / "logs" / f"{row.name}.log")
         environment.pip("install", "--upgrade", "pip")
-        # As a user does: pip finds versions of all the rest that go with this torch.
+        # As a user does: all the rest in versions that go with this torch.
         extra = f"amd_fused[distill] @ {wheel.as_uri()}"
         environment.pip("install", "--no-compile", f"torch{row.torch}", extra, "mpmath", *row.also)
         environment.pip("check")

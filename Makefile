@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper-digits test test-all tritons sanitize lint bench gpu build clean FORCE
+.PHONY: help demo paper-digits test test-all tritons compat sanitize lint bench gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
@@ -39,6 +39,10 @@ tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Tri
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/newest triton
 	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest -p no:benchmark \
 		tests/losses/test_triton_compile.py -m '' -k 'other_tritons or (sizes_of_one and every)' $(ARGS)
+
+# As pip is configured: with a limit on torch's version, "newest" is the newest within it.
+compat: $(STAMPS)/build ## run a core set with every Python, torch and Triton promised; docs/versions.md
+	$(BIN)/python tests/compat/matrix.py $(ARGS)
 
 sanitize: $(STAMPS)/test-distill-vision ## run the losses' tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/python tests/support/sanitize.py $(ARGS)

@@ -17,9 +17,9 @@ import torch
 from measures import Result, oracle, relative_error, run
 from torch import Tensor
 
-import benchmarks.amd
 from amd_fused import reference
-from benchmarks.shapes import SHAPES
+from benchmarks.cases import amd as amd_case
+from benchmarks.cases.shapes import SHAPES
 
 DEVICE = torch.device(os.environ.get("AMD_FUSED_TEST_DEVICE", "cuda"))
 DRY = DEVICE.type == "cpu"
@@ -54,7 +54,7 @@ def benchmark_features(
     shape: str, layout: str, dtype: torch.dtype
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The inputs of a benchmark, drawn on the device."""
-    inputs = benchmarks.amd.features(SHAPES[shape], layout, dtype, DEVICE, seed=0)
+    inputs = amd_case.features(SHAPES[shape], layout, dtype, DEVICE, seed=0)
     return [a.detach() for a in inputs.student], inputs.teacher
 
 

@@ -10,7 +10,7 @@ import torch
 from measures import run
 from on_device import DEVICE, FORMS, features, same, some
 
-from benchmarks.trace import peak_extra_bytes
+from benchmarks.measure.trace import peak_extra_bytes
 
 # Long enough for anything that waits for the device to be caught: half a second or so.
 SLEEP_CYCLES = 1_000_000_000

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
-from benchmarks import table
-from benchmarks.report import fits_cache, machine_name, milliseconds, ordered
+from benchmarks.show import table
+from benchmarks.show.report import fits_cache, machine_name, milliseconds, ordered, timed
 
 _DPI = 110
 _WIDTH = 10.0
@@ -237,15 +237,15 @@ def _curves(axes: Axes, cases: Sequence[dict[str, Any]], environment: dict[str, 
     # The attention part alone belongs to the bars: here it would hide what it is compared with.
     whole = {v["key"] for case in cases for v in case["variants"] if v["part"] == "whole"}
     for key in (key for key in titles if key in whole):
-        timed = [
-            (case["size"], *(_quartiles(v)))
+        points = [
+            (case["size"], found["median"], found["q1"], found["q3"])
             for case in cases
             for v in case["variants"]
-            if v["key"] == key and v["status"] == "ok"
+            if v["key"] == key and (found := timed(v))
         ]
-        if not timed:
+        if not points:
             continue
-        x, middle, low, high = zip(*timed, strict=True)
+        x, middle, low, high = zip(*points, strict=True)
         colour, marker = _LINES.get(key, _OTHER_LINE)
         axes.plot(x, middle, color=colour, marker=marker, markersize=5, label=_short(titles[key]))
         axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -265,12 +265,6 @@ def _curves(axes: Axes, cases: Sequence[dict[str, Any]], environment: dict[str, 
     axes.set_title(f"{cases[0]['sweep']}, {cases[0]['layout']}, {cases[0]['dtype']}", fontsize=10)
     _quiet(axes)
     axes.grid(which="major", axis="both", color="#E4E4E4", linewidth=0.7)
-
-
-def _quartiles(variant: dict[str, Any]) -> tuple[float, float, float]:
-    graph = variant["graph"]
-    timed = graph["total_ms"] if graph and graph["status"] == "ok" else variant["total_ms"]
-    return timed["median"], timed["q1"], timed["q3"]
 
 
 def _size_label(case: dict[str, Any]) -> str:

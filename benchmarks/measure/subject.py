@@ -1,4 +1,4 @@
-"""What a subject hands to the harness: inputs, ideal bytes, and variants of one computation."""
+"""What a case hands to the harness: inputs, ideal bytes, and variants of one computation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import environment
-from benchmarks.shapes import Flops, IdealBytes
+from benchmarks.measure import environment
 
 # Of a student's and a teacher's tensors, a list each, and of the constants of Inputs.
 Loss = Callable[..., Tensor]
@@ -21,6 +20,34 @@ WHOLE, ATTENTION = "whole", "attention"
 EAGER, COMPILED, AUTOTUNED = "eager", "compile", "max-autotune"
 # A scale that a GradScaler might settle on: without it gradients underflow in float16.
 _GRAD_SCALE = 2.0**13
+
+
+@dataclass(frozen=True)
+class IdealBytes:
+    """Memory traffic that no implementation can avoid, and the size of what it must allocate."""
+
+    forward: int
+    backward: int
+    gradient: int
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of matrix products, two a multiplication and addition.
+
+    Args:
+        forward, backward: of all products that no implementation can avoid.
+        product: (m, k, n) of a plain product [m, k] x [k, n] like theirs, whose speed is their
+            limit.
+    """
+
+    forward: int
+    backward: int
+    product: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -81,9 +108,10 @@ class Case:
         inputs: sets that the calls take in turn; :func:`input_sets` says how many.
         ideal: bytes moved by an ideal implementation.
         variants: in the order in which they take their turns.
-        upstream: gradient that reaches the loss, as its weight in the objective would make it.
+        weight: of the loss in its objective; for float16 a GradScaler's factor comes on top.
         flops: of the matrix products that no implementation can avoid, where these count.
         note: for the table, where figures might mislead.
+        scale: that factor, where the usual one is too much.
     """
 
     subject: str
@@ -93,25 +121,26 @@ class Case:
     inputs: list[Inputs]
     ideal: IdealBytes
     variants: list[Variant]
-    upstream: float = 1.0
+    weight: float = 1.0
     flops: Flops | None = None
     note: str = ""
+    scale: float = _GRAD_SCALE
     _upstreams: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def device(self) -> torch.device:
         return self.inputs[0].student[0].device
 
+    @property
+    def upstream(self) -> float:
+        """The gradient that reaches the loss."""
+        return self.weight * (self.scale if self.dtype == torch.float16 else 1.0)
+
     def upstream_of(self, value: Tensor) -> Tensor:
         """``upstream`` as a gradient of the loss ``value``, made once: not part of a call."""
         if value.dtype not in self._upstreams:
             self._upstreams[value.dtype] = torch.full_like(value.detach(), self.upstream)
         return self._upstreams[value.dtype]
-
-
-def upstream(weight: float, dtype: torch.dtype) -> float:
-    """A loss's weight in the objective, and for float16 what a GradScaler multiplies it by."""
-    return weight * (_GRAD_SCALE if dtype == torch.float16 else 1.0)
 
 
 def input_sets(bytes_of_one: int, device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -52,49 +53,13 @@ def imagenet_resnets() -> tuple[nn.Module, nn.Module]:
     return resnet18(weights=None), resnet34(weights=None)
 
 
-_WRN_LAYERS = ("conv2", "conv3", "conv4")
+_WRN = partial(wide_resnets, 16, 3, 1), ("conv2", "conv3", "conv4"), (3, 32, 32), 10, 128
 _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
-_CIFAR = (3, 32, 32)
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        Setting(
-            "wrn",
-            lambda: wide_resnets(16, 3, 1),
-            _WRN_LAYERS,
-            _CIFAR,
-            classes=10,
-            batch=128,
-            mixed_precision=False,
-        ),
-        Setting(
-            "wrn-amp",
-            lambda: wide_resnets(16, 3, 1),
-            _WRN_LAYERS,
-            _CIFAR,
-            classes=10,
-            batch=128,
-            mixed_precision=True,
-        ),
-        Setting(
-            "resnet-amp",
-            imagenet_resnets,
-            _RESNET_LAYERS,
-            (3, 224, 224),
-            classes=1000,
-            batch=256,
-            mixed_precision=True,
-            channels_last=True,
-        ),
-        Setting(
-            "tiny-amp",
-            lambda: wide_resnets(10, 2, 1),
-            _WRN_LAYERS,
-            (3, 8, 8),
-            classes=10,
-            batch=1,
-            mixed_precision=True,
-            channels_last=True,
-        ),
-    )
-}
+_TINY = partial(wide_resnets, 10, 2, 1), _WRN[1], (3, 8, 8), 10, 1
+_ALL = (
+    Setting("wrn", *_WRN, mixed_precision=False),
+    Setting("wrn-amp", *_WRN, mixed_precision=True),
+    Setting("resnet-amp", imagenet_resnets, _RESNET_LAYERS, (3, 224, 224), 1000, 256, True, True),
+    Setting("tiny-amp", *_TINY, mixed_precision=True, channels_last=True),
+)
+SETTINGS = {setting.name: setting for setting in _ALL}

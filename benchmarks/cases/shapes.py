@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.measure.subject import IdealBytes
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -15,34 +17,6 @@ class Pair:
     c_teacher: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class IdealBytes:
-    """Memory traffic that no implementation can avoid, and the size of what it must allocate."""
-
-    forward: int
-    backward: int
-    gradient: int
-
-    @property
-    def total(self) -> int:
-        return self.forward + self.backward
-
-
-@dataclass(frozen=True)
-class Flops:
-    """Operations of matrix products, two a multiplication and addition.
-
-    Args:
-        forward, backward: of all products that no implementation can avoid.
-        product: (m, k, n) of a plain product [m, k] x [k, n] like theirs, whose speed is their
-            limit.
-    """
-
-    forward: int
-    backward: int
-    product: tuple[int, int, int]
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import results, table
-from benchmarks.ratio import LEAST_ROUNDS, Ratio, ratio
-from benchmarks.subject import EAGER
+from benchmarks.measure import results
+from benchmarks.measure.subject import EAGER
+from benchmarks.show import table
+from benchmarks.show.ratio import LEAST_ROUNDS, Ratio, ratio
 
+Record = dict[str, Any]
 LEAST_NOISE = 0.02
 STAGES = ("total", "forward", "backward", "graph")
 COPY, NONE = "copy", "none"
+_LOST = "no time in B"
 # What a case is: of the fields that a command writes, those that are there.
 _IDENTITY = ("subject", "shape", "setting", "layout", "dtype")
 # Of the environment: what makes two files different machines or different software.
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if worse or lost else 0
 
 
-def warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def warnings(a: Record, b: Record) -> list[str]:
     """What else changed than the code, and what makes either file doubtful."""
     found = []
     old, new = a["environment"], b["environment"]
@@ -103,11 +106,8 @@ def warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return found
 
 
-_LOST = "no time in B"
-
-
 def rows(
-    a: dict[str, Any], b: dict[str, Any], stages: Sequence[str] | None, yardstick: str
+    a: Record, b: Record, stages: Sequence[str] | None, yardstick: str
 ) -> tuple[list[Row], list[str]]:
     """A row for each stage of each variant that was timed in both, and a note for each other."""
     old, new = ({_identity(case): case for case in result["cases"]} for result in (a, b))
@@ -144,8 +144,8 @@ def _with_noise(found: Sequence[Row], yardstick: str) -> list[Row]:
 def _stage_rows(
     name: str,
     stage: str,
-    cases: tuple[dict[str, Any], dict[str, Any]],
-    timed: tuple[dict[str, Any], dict[str, Any]],
+    cases: tuple[Record, Record],
+    timed: tuple[dict[str, Record], dict[str, Record]],
     yardstick: str,
 ) -> list[Row]:
     was, now = timed
@@ -155,62 +155,54 @@ def _stage_rows(
         a, b = (_rounds(side[key], stage) for side in timed)
         if not a or not b:
             continue
-        by = _yardstick(key, stage, cases, timed, yardstick)
+        by, divisors = _yardstick(key, stage, cases, timed, yardstick)
+        found = None
+        if min(len(a), len(b)) >= LEAST_ROUNDS:
+            found = ratio(
+                *(np.divide(run, by_it) for run, by_it in zip((a, b), divisors, strict=True))
+            )
         medians = float(np.median(a)), float(np.median(b))
-        variant = was[key]
-        made.append(
-            Row(shown, variant["title"], variant["peer"], *medians, _ratio(a, b, by), by[0])
-        )
+        made.append(Row(shown, was[key]["title"], was[key]["peer"], *medians, found, by))
     return made
-
-
-# Its name, and its rounds in A and in B; none for "none".
-Yardstick = tuple[str, list[float] | None, list[float] | None]
 
 
 def _yardstick(
     key: str,
     stage: str,
-    cases: tuple[dict[str, Any], dict[str, Any]],
-    timed: tuple[dict[str, Any], dict[str, Any]],
+    cases: tuple[Record, Record],
+    timed: tuple[dict[str, Record], dict[str, Record]],
     wanted: str,
-) -> Yardstick:
-    """The one asked for; the copy where there is no eager reference; none where no copy."""
+) -> tuple[str, list[Any]]:
+    """Its name, and what to divide A and B by: its rounds, or 1.
+
+    The one asked for; the copy where there is no eager reference; none where no copy.
+    """
     if wanted == EAGER and key != EAGER and all(EAGER in side for side in timed):
-        a, b = (_rounds(side[EAGER], stage) for side in timed)
-        if a and b:
-            return EAGER, a, b
+        rounds = [_rounds(side[EAGER], stage) for side in timed]
+        if all(rounds):
+            return EAGER, rounds
     if wanted != NONE and all("copy" in case for case in cases):
-        return COPY, *(case["copy"]["rounds_ms"] for case in cases)
-    return NONE, None, None
+        return COPY, [case["copy"]["rounds_ms"] for case in cases]
+    return NONE, [1.0, 1.0]
 
 
-def _ratio(a: list[float], b: list[float], by: Yardstick) -> Ratio | None:
-    if min(len(a), len(b)) < LEAST_ROUNDS:
-        return None
-    _, by_a, by_b = by
-    if by_a is None or by_b is None:
-        return ratio(a, b)
-    return ratio(np.divide(a, by_a), np.divide(b, by_b))
-
-
-def _rounds(variant: dict[str, Any], stage: str) -> list[float] | None:
+def _rounds(variant: Record, stage: str) -> list[float] | None:
     if stage == "graph":
         graph = variant.get("graph")
         return graph["rounds_ms"] if graph and graph["status"] == "ok" else None
     return variant["rounds_ms"].get(stage)
 
 
-def _timed(case: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _timed(case: Record) -> dict[str, Record]:
     return {v["key"]: v for v in case["variants"] if v["status"] == "ok"}
 
 
-def _why(case: dict[str, Any], key: str) -> str:
+def _why(case: Record, key: str) -> str:
     variant = next((v for v in case["variants"] if v["key"] == key), None)
     return f" ({variant['status']}, {variant['reason']})" if variant else ""
 
 
-def _identity(case: dict[str, Any]) -> str:
+def _identity(case: Record) -> str:
     names = [str(case[name]) for name in _IDENTITY if name in case]
     # The same name may be another batch on another device.
     sizes = [pair["student"][0] for pair in case.get("pairs", [])[:1]]
@@ -220,18 +212,12 @@ def _identity(case: dict[str, Any]) -> str:
 def render(compared: Sequence[Row]) -> str:
     cells = [
         (
-            *(row.case, row.variant, f"{row.a_ms:.4g}", f"{row.b_ms:.4g}", _interval(row.ratio)),
+            *(row.case, row.variant, f"{row.a_ms:.4g}", f"{row.b_ms:.4g}", str(row.ratio or "-")),
             *(row.yardstick, f"{100 * row.noise:.0f} %", row.told),
         )
         for row in compared
     ]
     return "\n".join(table.lines(_HEADER, cells))
-
-
-def _interval(quotient: Ratio | None) -> str:
-    if quotient is None:
-        return "-"
-    return f"{quotient.value:.3f} ({quotient.low:.3f}-{quotient.high:.3f})"
 
 
 def parser() -> argparse.ArgumentParser:

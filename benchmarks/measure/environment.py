@@ -7,18 +7,16 @@ import platform
 import re
 import subprocess
 from datetime import datetime, timezone
-from importlib import metadata
+from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import amd_fused
+from amd_fused.distill.engine import records
 
 CPU = torch.device("cpu")
-# Names the commit where the sources travel without their repository.
-COMMIT_VARIABLE = "AMD_FUSED_COMMIT"
-_HERE = Path(__file__).parent
 # Where the operating system does not tell the size; large enough for most machines.
 _ASSUMED_CACHE_BYTES = 64 * 2**20
 
@@ -37,10 +35,10 @@ def describe(device: torch.device = CPU) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
+        "triton": records.versions().get("triton"),
         "amd_fused": amd_fused.__version__,
         "backends": {name: str(state) for name, state in amd_fused.backends().items()},
-        "commit": commit(),
+        "commit": records.commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
@@ -71,21 +69,17 @@ def last_level_cache_bytes(device: torch.device = CPU) -> int:
     return max(sizes) or _ASSUMED_CACHE_BYTES
 
 
-def commit() -> str | None:
-    """The commit of this checkout, with "-dirty" where tracked files differ from it."""
-    head = _output("git", "rev-parse", "--short=12", "HEAD")
-    if not head:
-        return os.environ.get(COMMIT_VARIABLE)
-    dirty = _output("git", "status", "--porcelain", "--untracked-files=no")
-    return f"{head}-dirty" if dirty else head
-
-
 def file_stem(record: dict[str, Any]) -> str:
     """Default name of a result file: device, threads (of a CPU) and date, to the minute."""
     device = re.sub(r"[^a-z0-9]+", "-", str(record["device"]).lower()).strip("-")
     date = datetime.fromisoformat(str(record["date"])).strftime("%Y-%m-%d-%H%M")
     threads = f"{record['threads']}-threads-" if record["device_type"] == "cpu" else ""
     return f"{device}-{threads}{date}"
+
+
+def has(package: str) -> bool:
+    """Whether an optional package is installed."""
+    return util.find_spec(package) is not None
 
 
 def _cuda(device: torch.device) -> dict[str, Any]:
@@ -95,21 +89,15 @@ def _cuda(device: torch.device) -> dict[str, Any]:
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
         "runtime": torch.version.cuda,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": _driver(),
         "cudnn": torch.backends.cudnn.version(),
     }
 
 
-def _version(package: str) -> str | None:
+def _driver() -> str:
+    query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _output(*command: str) -> str:
-    try:
-        done = subprocess.run(command, cwd=_HERE, capture_output=True, text=True, check=False)
+        done = subprocess.run(query, capture_output=True, text=True, check=False)
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

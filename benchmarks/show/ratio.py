@@ -22,6 +22,9 @@ class Ratio:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
     @property
     def change(self) -> float:
         """Of B from A, the same for twice and for half as long."""

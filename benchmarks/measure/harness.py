@@ -1,48 +1,31 @@
 """Times variants of one computation so that the figures can be believed.
 
-A subject (one file a loss) makes a :class:`~benchmarks.subject.Case`. :func:`measure` refuses the
-variants whose loss or gradient is wrong, times the others in turns together with a plain copy, and
-gives the record that is written as JSON.
+:func:`measure` refuses the variants of a :class:`~benchmarks.measure.subject.Case` whose loss or
+gradient is wrong, times the others in turns together with a plain copy, and gives the record that
+is written as JSON.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import count
 from typing import Any
 
 import torch
 
-from benchmarks import environment, graphs, parity, trace
-from benchmarks.clock import Clock, HostClock, Mark, Step, clock_of
-from benchmarks.parity import Answer, Verdict
-from benchmarks.shapes import Flops
-from benchmarks.subject import COMPILED, EAGER, WHOLE, Case, Loss, Variant
+from amd_fused.distill.clock import HostClock, Mark, Settings, Step, Times, clock_of, interleave
+from benchmarks.measure import environment, graphs, parity, trace
+from benchmarks.measure.parity import Verdict
+from benchmarks.measure.subject import COMPILED, EAGER, WHOLE, Case, Flops, Loss, Variant
 
 # Key of a variant's graph among the steps that take turns.
 _GRAPH = "{} in a graph"
 _HOST_CALLS = 10
 _CUDA_COPY_BYTES = 2**30
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long to measure.
-
-    Args:
-        min_time: seconds for each case, shared by its variants and the copy.
-        min_rounds: rounds of turns, however long they take.
-        calls_per_turn: timed calls of one variant in a row, after one that is not timed.
-    """
-
-    min_time: float = 12.0
-    min_rounds: int = 5
-    calls_per_turn: int = 2
+_STAGES = ("forward", "backward", "total")
 
 
 class Copy:
@@ -104,9 +87,9 @@ def measure(
     ``refusal(variant)`` is asked for a reason to leave the variant out; empty if there is none.
     """
     right = parity.right_answers(case)
-    verdicts = {v.key: _verdict(v, case, right[v.oracle], refusal(v)) for v in case.variants}
+    verdicts = parity.verdicts(case, right, refusal)
     accepted = [v for v in case.variants if verdicts[v.key].status == "ok"]
-    captured = {
+    replays = {
         v.key: graphs.captured(v, case, right[v.oracle])
         for v in accepted
         if case.device.type == "cuda"
@@ -118,32 +101,32 @@ def measure(
 
     # One counter for all: whoever comes next takes the set that was used longest ago.
     turn = count()
-    steps: dict[str, Step] = {"copy": copy.step}
     product = Product(case.flops, case.device) if case.flops else None
-    if product:
-        steps["product"] = product.step
-    for variant in accepted:
-        steps[variant.key] = partial(_step, variant.loss, case, turn)
-    for key, (_, replay) in captured.items():
-        if replay is not None:
-            steps[_GRAPH.format(key)] = replay.step
-    times = interleave(steps, settings, clock_of(case.device))
-    host = _host_times({v.key: steps[v.key] for v in accepted}, case.device)
+    yardsticks = {"copy": copy.step, **({"product": product.step} if product else {})}
+    calls: dict[str, Step] = {v.key: timed_pass(v.loss, case, turn) for v in accepted}
+    in_graphs = {
+        _GRAPH.format(key): replay.step
+        for key, (_, replay) in replays.items()
+        if replay is not None
+    }
+    times = interleave({**yardsticks, **calls, **in_graphs}, settings, clock_of(case.device))
+    # On a GPU, the host's part of a call; on a CPU it is the call.
+    idle = HostClock(case.device)
+    host = {
+        key: spread([call[-1] for call in idle.turn(step, _HOST_CALLS)])
+        for key, step in (calls.items() if case.device.type == "cuda" else ())
+    }
 
-    calls = settings.calls_per_turn
-    copy_record = copy.record([seconds for (seconds,) in times.pop("copy")], calls)
+    per_turn = settings.calls_per_turn
+    copied = copy.record(_totals(times["copy"]), per_turn)
     ideal = _parts(case.ideal.forward, case.ideal.backward)
-    floor_ms = {part: 1e3 * b / copy_record["bytes_per_second"] for part, b in ideal.items()}
-    products: dict[str, Any] = {"flops": None, "product": None}
+    floor = {part: 1e3 * ideal[part] / copied["bytes_per_second"] for part in ideal}
+    flops, speed = None, None
     if product and case.flops:
         flops = _parts(case.flops.forward, case.flops.backward)
-        speed = product.record([seconds for (seconds,) in times.pop("product")], calls)
-        products = {"flops": flops, "product": speed}
-        longest = {
-            part: max(floor_ms[part], 1e3 * flops[part] / speed["flops_per_second"])
-            for part in ("forward", "backward")
-        }
-        floor_ms = _parts(**longest)
+        speed = product.record(_totals(times["product"]), per_turn)
+        of_products = {p: 1e3 * flops[p] / speed["flops_per_second"] for p in flops}
+        floor = _parts(*(max(floor[p], of_products[p]) for p in ("forward", "backward")))
     return {
         "subject": case.subject,
         "shape": case.shape,
@@ -158,52 +141,46 @@ def measure(
         "tolerance": parity.TOLERANCE[case.dtype],
         "ideal_bytes": ideal,
         "gradient_bytes": case.ideal.gradient,
-        "copy": copy_record,
-        "floor_ms": floor_ms,
-        **products,
+        "copy": copied,
+        "floor_ms": floor,
+        "flops": flops,
+        "product": speed,
         "note": case.note,
         "variants": [
             {
-                "key": v.key,
-                "title": v.title,
-                "peer": v.peer,
-                "part": v.part,
-                **asdict(verdicts[v.key]),
+                **named(v, verdicts[v.key]),
                 "peak_extra_bytes": peaks.get(v.key),
                 "launches": len(kernels.get(v.key) or ()) or None,
                 # A peer has thousands.
                 "kernels": None if v.peer else kernels.get(v.key),
-                **_stages(times.get(v.key), calls),
+                **stages(times.get(v.key), per_turn),
                 "host_ms": host.get(v.key),
-                "graph": _graph(v.key, captured, times, calls, len(case.inputs), floor_ms["total"]),
-                "ratios": _ratios(times, v, floor_ms["total"]),
+                "graph": _graph(v.key, replays, times, settings, len(case.inputs), floor["total"]),
+                "ratios": _ratios(times, v, floor["total"]),
             }
             for v in case.variants
         ],
     }
 
 
-def interleave(
-    steps: dict[str, Step], settings: Settings, clock: Clock
-) -> dict[str, list[tuple[float, ...]]]:
-    """Gives every step its turn, in fixed order, round after round: slow drifts hit all alike.
+def timed_pass(loss: Loss, case: Case, turn: count[int]) -> Step:
+    """Marks when the loss is there, and when fresh gradients are; not their release."""
 
-    The first call of a turn is not counted: it finds the allocator and the caches as another
-    variant left them.
-    """
-    times: dict[str, list[tuple[float, ...]]] = {key: [] for key in steps}
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        start, rounds = time.perf_counter(), 0
-        while rounds < settings.min_rounds or time.perf_counter() - start < settings.min_time:
-            for key, step in steps.items():
-                times[key] += clock.turn(step, settings.calls_per_turn)
-            rounds += 1
-    finally:
-        if collecting:
-            gc.enable()
-    return times
+    def step(mark: Mark) -> None:
+        inputs = case.inputs[next(turn) % len(case.inputs)]
+        value = loss(*inputs.arguments)
+        mark()
+        gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
+        mark()
+        del gradients
+
+    return step
+
+
+def named(variant: Variant, verdict: Verdict) -> dict[str, Any]:
+    """What the record of a variant begins with, in every command."""
+    identity = {name: getattr(variant, name) for name in ("key", "title", "peer", "part")}
+    return identity | asdict(verdict)
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float | int]:
@@ -223,77 +200,54 @@ def by_round(seconds: Sequence[float], calls_per_turn: int) -> list[float]:
     return [float(f"{1e3 * turn:.5g}") for turn in turns]
 
 
+def stages(times: Times | None, calls_per_turn: int) -> dict[str, Any]:
+    """Times of (forward, forward and backward) as a record has them; None of what was not timed."""
+    if times is None:
+        return dict.fromkeys((*(f"{stage}_ms" for stage in _STAGES), "rounds_ms"))
+    parts = zip(*((forward, total - forward, total) for forward, total in times), strict=True)
+    seconds = dict(zip(_STAGES, parts, strict=True))
+    return {
+        **{f"{stage}_ms": spread(values) for stage, values in seconds.items()},
+        "rounds_ms": {stage: by_round(values, calls_per_turn) for stage, values in seconds.items()},
+    }
+
+
 def _parts(forward: float, backward: float) -> dict[str, float]:
     return {"forward": forward, "backward": backward, "total": forward + backward}
 
 
-def _verdict(variant: Variant, case: Case, right: Answer, refusal: str) -> Verdict:
-    return Verdict("left out", refusal) if refusal else parity.check(variant, case, right)
-
-
-def _step(loss: Loss, case: Case, turn: Iterator[int], mark: Mark) -> None:
-    """Marks when the loss is there, and when fresh gradients are; not their release."""
-    inputs = case.inputs[next(turn) % len(case.inputs)]
-    value = loss(*inputs.arguments)
-    mark()
-    gradients = torch.autograd.grad(value, inputs.student, case.upstream_of(value))
-    mark()
-    del gradients
-
-
-def _host_times(steps: dict[str, Step], device: torch.device) -> dict[str, Any]:
-    """On a GPU, the host's part of a call; on a CPU it is the call."""
-    if device.type != "cuda":
-        return {}
-    clock = HostClock(device)
-    return {
-        key: spread([total for *_, total in clock.turn(step, _HOST_CALLS)])
-        for key, step in steps.items()
-    }
+def _totals(times: Times) -> list[float]:
+    return [call[-1] for call in times]
 
 
 def _graph(
     key: str,
-    captured: dict[str, tuple[Verdict, graphs.Replay | None]],
-    times: dict[str, list[tuple[float, ...]]],
-    calls_per_turn: int,
+    replays: dict[str, tuple[Verdict, graphs.Replay | None]],
+    times: dict[str, Times],
+    settings: Settings,
     sets: int,
     floor_ms: float,
 ) -> dict[str, Any] | None:
-    if key not in captured:
+    if key not in replays:
         return None
-    verdict, _ = captured[key]
+    verdict, _ = replays[key]
     # A replay is a call on each set of inputs.
-    calls = [seconds / sets for (seconds,) in times.get(_GRAPH.format(key), ())]
+    calls = [seconds / sets for seconds in _totals(times.get(_GRAPH.format(key), []))]
     total = spread(calls) if calls else None
     return {
         "status": verdict.status,
         "reason": verdict.reason,
         "total_ms": total,
-        "rounds_ms": by_round(calls, calls_per_turn) if calls else None,
+        "rounds_ms": by_round(calls, settings.calls_per_turn) if calls else None,
         "times_floor": total["median"] / floor_ms if total else None,
     }
 
 
-def _stages(times: list[tuple[float, ...]] | None, calls_per_turn: int) -> dict[str, Any]:
-    if times is None:
-        return dict.fromkeys(("forward_ms", "backward_ms", "total_ms", "rounds_ms"))
-    stages = {
-        "forward": [forward for forward, _ in times],
-        "backward": [total - forward for forward, total in times],
-        "total": [total for _, total in times],
-    }
-    return {
-        **{f"{stage}_ms": spread(seconds) for stage, seconds in stages.items()},
-        "rounds_ms": {s: by_round(seconds, calls_per_turn) for s, seconds in stages.items()},
-    }
-
-
 def _ratios(
-    times: dict[str, list[tuple[float, ...]]], variant: Variant, floor_ms: float
+    times: dict[str, Times], variant: Variant, floor_ms: float
 ) -> dict[str, float | None] | None:
     """Of the medians of forward + backward; above 1 in a speedup is faster than that peer."""
-    totals = {k: 1e3 * statistics.median(call[-1] for call in v) for k, v in times.items()}
+    totals = {key: 1e3 * statistics.median(_totals(calls)) for key, calls in times.items()}
     if variant.key not in totals:
         return None
     total = totals[variant.key]

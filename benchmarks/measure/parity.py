@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmarks.subject import Case, Inputs, Loss, Variant
+from benchmarks.measure.subject import Case, Inputs, Loss, Variant
 
 # Largest accepted relative error of the loss, and of each layer's gradient in the Euclidean norm,
 # against the float64 oracle on the same inputs. Half types: the rounding of the gradient itself.
@@ -57,6 +58,18 @@ def right_answers(case: Case) -> dict[Loss, Answer]:
     inputs = case.inputs[0].in_float64()
     oracles = {variant.oracle for variant in case.variants}
     return {oracle: answer(oracle, case, inputs) for oracle in oracles}
+
+
+def verdicts(
+    case: Case, right: dict[Loss, Answer], refusal: Callable[[Variant], str]
+) -> dict[str, Verdict]:
+    """Of all variants by key: left out for the reason that ``refusal`` gives, else checked."""
+    found = {}
+    for variant in case.variants:
+        reason = refusal(variant)
+        checked = None if reason else check(variant, case, right[variant.oracle])
+        found[variant.key] = checked or Verdict("left out", reason)
+    return found
 
 
 def check(variant: Variant, case: Case, right: Answer) -> Verdict:

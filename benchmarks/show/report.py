@@ -8,19 +8,15 @@ versions, the date and the commit.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from benchmarks.measure import environment, results
+from benchmarks.measure.subject import ATTENTION, WHOLE
+from benchmarks.show import table
 
-from benchmarks import host, results, table, training
-from benchmarks.subject import ATTENTION, WHOLE
-
-# What a run of several commands keeps for it.
-SECONDS = 25.0
 _TITLES = {
     "losses": "Losses, forward and backward",
     "siblings": "Sibling losses, forward and backward",
@@ -52,10 +48,10 @@ class Source:
         return machine_name(self.result["environment"])
 
 
-def machine_name(environment: dict[str, Any]) -> str:
+def machine_name(machine: dict[str, Any]) -> str:
     """Device, and threads of a CPU: what keeps results apart."""
-    threads = f", {environment['threads']} threads"
-    return environment["device"] + (threads if environment["device_type"] == "cpu" else "")
+    threads = f", {machine['threads']} threads"
+    return machine["device"] + (threads if machine["device_type"] == "cpu" else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     pictures = {source.path: draw(source, options.out) for source in sources}
     text = render(sources, pictures)
-    if importlib.util.find_spec("matplotlib") is None:
+    if not environment.has("matplotlib"):
         print("pictures left out: matplotlib is not installed; pip install 'amd_fused[bench]'")
     written = options.out / "report.md"
     written.write_text(text)
@@ -88,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def draw(source: Source, folder: Path) -> list[Path]:
     """The pictures of a file, named after it; none where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None or not source.result["cases"]:
+    if not environment.has("matplotlib") or not source.result["cases"]:
         return []
-    from benchmarks import pictures
+    from benchmarks.show import pictures
 
     drawn = []
     for name, make in pictures.OF_COMMAND.get(source.command, {}).items():
@@ -107,32 +103,30 @@ def render(sources: Sequence[Source], pictures: dict[Path, list[Path]]) -> str:
         blocks.append(f"## {machine}")
         mine = [source for source in sources if source.machine == machine]
         for source in sorted(mine, key=lambda source: order.index(source.command)):
-            environment = table.render_environment(source.result["environment"])
+            told = table.render_environment(source.result["environment"])
             unfinished = "" if source.result["finished"] else " The run was stopped before its end."
             blocks += [f"### {_TITLES[source.command]}", f"`{source.path.name}`"]
-            blocks += [f"{environment}.{unfinished}"]
+            blocks += [f"{told}.{unfinished}"]
             blocks += [f"![{picture.stem}]({picture.name})" for picture in pictures[source.path]]
             blocks += _figures(source)
     return "\n\n".join(blocks) + "\n"
 
 
 def _figures(source: Source) -> list[str]:
-    """Tables of a file. The terminal's tables, with all figures, are folded away."""
+    """Tables of a file. Where there is a summary, the terminal's tables are folded away."""
     cases = source.result["cases"]
-    if source.command == "host":
-        return [host.LEGEND, *map(host.render, cases)]
-    if source.command == "training":
-        return [training.LEGEND, *map(training.render, cases)]
+    legend = table.legend(source.result)
+    if source.command in ("host", "training"):
+        return [legend, *map(table.render_case, cases)]
     cases = ordered(cases)
-    environment = source.result["environment"]
-    device = torch.device(environment["device_type"])
-    everything = "\n\n".join(map(table.render_case, cases))
-    blocks = [summary(cases), f"<details><summary>All figures</summary>\n\n{table.legend(device)}"]
-    blocks += [f"{everything}\n\n</details>"]
-    if cached := [case["shape"] for case in cases if fits_cache(case, environment)]:
+    blocks = [summary(cases)]
+    if cached := [
+        case["shape"] for case in cases if fits_cache(case, source.result["environment"])
+    ]:
         names = ", ".join(dict.fromkeys(cached))
-        blocks.insert(1, f"All sets of inputs together fit into the last-level cache: {names}.")
-    return blocks
+        blocks.append(f"All sets of inputs together fit into the last-level cache: {names}.")
+    folded = f"<details><summary>All figures</summary>\n\n{legend}"
+    return [*blocks, folded, *map(table.render_case, cases), "</details>"]
 
 
 def summary(cases: Sequence[dict[str, Any]]) -> str:
@@ -167,20 +161,25 @@ def ordered(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(cases, key=lambda case: [seen[name].index(case[name]) for name in names])
 
 
-def milliseconds(variant: dict[str, Any]) -> float | None:
-    """Forward and backward: on a GPU its time alone if there is a graph; None if not timed."""
+def timed(variant: dict[str, Any]) -> dict[str, Any] | None:
+    """Spread of forward and backward: on a GPU its time alone if there is a graph; or None."""
     if variant["status"] != "ok":
         return None
     graph = variant["graph"]
-    timed = graph["total_ms"] if graph and graph["status"] == "ok" else variant["total_ms"]
-    return timed["median"]
+    return graph["total_ms"] if graph and graph["status"] == "ok" else variant["total_ms"]
 
 
-def fits_cache(case: dict[str, Any], environment: dict[str, Any]) -> bool:
+def milliseconds(variant: dict[str, Any]) -> float | None:
+    """The median of :func:`timed`."""
+    found = timed(variant)
+    return found["median"] if found else None
+
+
+def fits_cache(case: dict[str, Any], machine: dict[str, Any]) -> bool:
     """Whether rotating the inputs was not enough: there are at most 128 sets."""
     # An ideal forward pass reads one set once.
     together = case["input_sets"] * case["ideal_bytes"]["forward"]
-    return together <= environment["last_level_cache_bytes"]
+    return together <= machine["last_level_cache_bytes"]
 
 
 def _cell(

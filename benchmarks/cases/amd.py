@@ -11,9 +11,9 @@ from torch import Tensor
 
 import amd_fused
 from amd_fused import _backends
-from benchmarks import common
-from benchmarks.shapes import Shape
-from benchmarks.subject import (
+from benchmarks.cases import common
+from benchmarks.cases.shapes import Shape
+from benchmarks.measure.subject import (
     ATTENTION,
     AUTOTUNED,
     COMPILED,
@@ -22,7 +22,6 @@ from benchmarks.subject import (
     Inputs,
     Variant,
     input_sets,
-    upstream,
 )
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -32,16 +31,15 @@ _GAMMA = 5000.0
 
 def case(shape: Shape, layout: str, dtype: torch.dtype, device: torch.device) -> Case:
     """The loss with its default options, and its peers, on features of one shape."""
-    ideal = shape.ideal_bytes(dtype, device)
     return Case(
         subject="amd",
         shape=shape.name,
         layout=layout,
         dtype=dtype,
         inputs=feature_sets(shape, layout, dtype, device),
-        ideal=ideal,
+        ideal=shape.ideal_bytes(dtype, device),
         variants=variants(device),
-        upstream=upstream(_GAMMA, dtype),
+        weight=_GAMMA,
     )
 
 
@@ -66,12 +64,8 @@ def variants(device: torch.device) -> list[Variant]:
         autotuned = torch.compile(paper, dynamic=False, mode=mode)
         title = "torch.compile max-autotune"
         peers.insert(2, Variant(AUTOTUNED, title, autotuned, paper, compiles=True))
-    return [*ours(device), *peers, *attention_part(device)]
-
-
-def ours(device: torch.device) -> list[Variant]:
-    """The fused backends that can run here; see :func:`benchmarks.common.ours`."""
-    return common.ours(amd_fused.amd_loss, amd_fused.reference.amd_loss, device)
+    ours = common.ours(amd_fused.amd_loss, paper, device)
+    return [*ours, *peers, *attention_part(device)]
 
 
 def attention_part(device: torch.device) -> list[Variant]:

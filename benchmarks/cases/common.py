@@ -1,4 +1,4 @@
-"""What subjects share: variants that all have, inputs of those that take logits or embeddings."""
+"""Variants that the cases of several losses have: ours, the reference, the released code."""
 
 from __future__ import annotations
 
@@ -11,15 +11,10 @@ from torch import Tensor
 
 import amd_fused
 from amd_fused import _backends
-from benchmarks.shapes import IdealBytes
-from benchmarks.subject import COMPILED, EAGER, Inputs, Loss, Variant, input_sets
+from benchmarks.measure.subject import COMPILED, EAGER, Loss, Variant
 
 # Fused backends by the type of the device.
 FUSED = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
-# The layout of logits and embeddings.
-ROWS = "rows"
-# Draws normal numbers of a shape.
-Normal = Callable[..., Tensor]
 
 
 def variants(
@@ -87,19 +82,3 @@ def of_tensors(function: Loss) -> Loss:
         return function(s, t, *constants)
 
     return loss
-
-
-def drawn(
-    draw: Callable[[Normal], Inputs], ideal: IdealBytes, device: torch.device
-) -> list[Inputs]:
-    """Sets of inputs, each by ``draw(normal)``, as many as :func:`input_sets` says."""
-    made = []
-    for seed in range(input_sets(ideal.forward, device)):
-        generator = torch.Generator(device).manual_seed(seed)
-        made.append(draw(partial(torch.randn, generator=generator, device=device)))
-    return made
-
-
-def rows(student: Tensor, teacher: Tensor, dtype: torch.dtype, *constants: Tensor) -> Inputs:
-    """One set of inputs of a subject of rows."""
-    return Inputs([student.to(dtype).requires_grad_()], [teacher.to(dtype)], constants)

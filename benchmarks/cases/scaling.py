@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from itertools import product
 
-import torch
+from benchmarks.cases import losses
+from benchmarks.cases.shapes import Pair, Shape
+from benchmarks.measure.runner import Command, Entry
 
-from benchmarks import amd, losses
-from benchmarks.losses import Entry
-from benchmarks.shapes import Pair, Shape
-
+COMMAND = Command("scaling", __doc__)
 # The batch at the second stage of ResNets on ImageNet, and the side of the maps at the first's
 # channels. From where overheads count to where only bandwidth does, and none so small that its
 # inputs, taken in turn, stay in the cache. A GPU's are larger.
@@ -43,15 +41,14 @@ def shape_of(sweep: str, size: int, tiny: bool = False) -> Shape:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs what the command line asks for; see :func:`benchmarks.losses.status`."""
+    """Runs what the command line asks for."""
     options = parser().parse_args(arguments)
-    return losses.run("scaling", entries(options), options)
+    return COMMAND.run(entries(options), options)
 
 
 def entries(options: argparse.Namespace) -> list[Entry]:
     """With --seconds the ends of each sweep come first, and so get their compiled peers."""
-    device = options.device
-    sizes = TINY_SIZES if options.tiny else SIZES[device.type]
+    sizes = TINY_SIZES if options.tiny else SIZES[options.device.type]
     grid = [
         (layout, dtype, sweep, size)
         for layout, dtype, sweep in product(options.layouts, options.dtypes, options.sweeps)
@@ -59,22 +56,21 @@ def entries(options: argparse.Namespace) -> list[Entry]:
     ]
     if options.seconds is not None:
         grid.sort(key=lambda g: sizes[g[2]].index(g[3]) not in (0, len(sizes[g[2]]) - 1))
-    made = []
-    for layout, dtype, sweep, size in grid:
-        shape = shape_of(sweep, size, options.tiny)
-        make = partial(amd.case, shape, layout, getattr(torch, dtype), device)
-        name = f"{shape.name}, {layout}, {dtype}"
-        made.append(Entry(name, make, {"sweep": sweep, "size": size}))
-    return made
+    return [
+        losses.amd_entry(
+            shape_of(sweep, size, options.tiny), layout, dtype, options, sweep=sweep, size=size
+        )
+        for layout, dtype, sweep, size in grid
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m benchmarks scaling", description=__doc__)
+    made = COMMAND.parser()
     made.add_argument(
         "--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="default: both"
     )
     made.add_argument(
         "--tiny", action="store_true", help="sizes for the tests, which say nothing on speed"
     )
-    losses.add_maps_arguments(made, ["nchw"])
+    losses.add_maps(made, ["nchw"])
     return made

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.subject import AUTOTUNED, COMPILED, Variant
+from benchmarks.measure.subject import AUTOTUNED, COMPILED, Variant
 
 # Of a first call.
 _AUTOTUNE_SECONDS = 240.0

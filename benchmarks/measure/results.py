@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, schema
+from benchmarks.measure import environment
+from benchmarks.show import schema
 
 # Raised when the keys of the result files or their meanings change. Files of another schema are not
 # read: what they lack cannot be made up, and a new file is one command away.
 SCHEMA = 3
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(__file__).parents[1] / "results"
 # A list of numbers, an item a line.
 _NUMBERS = re.compile(r"\[\n[\s\d.,e+-]+?\]")
 
@@ -68,36 +68,3 @@ def read(path: Path) -> dict[str, Any]:
 def path_of(name: str, result: dict[str, Any], chosen: Path | None) -> Path:
     """The file that the user chose, or one named by device and date in ``results/``."""
     return chosen or FOLDER / f"{environment.file_stem(result['environment'])}-{name}.json"
-
-
-def beside(prefix: Path, what: str) -> Path:
-    """The file ``<device>-<date>-<what>`` of a run of several commands."""
-    return prefix.with_name(f"{prefix.name}-{what}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all commands share."""
-    parser.add_argument(
-        "--device",
-        type=device,
-        default=default_device(),
-        help="cpu or cuda (default: cuda where torch has it, else cpu)",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="default: <device>-<date>-<command>.json in benchmarks/results",
-    )
-
-
-def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device(name: str) -> torch.device:
-    if name not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"must be cpu or cuda, got {name!r}")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError("torch sees no CUDA device here; use cpu")
-    return torch.device(name)

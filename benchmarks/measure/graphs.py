@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks import parity
-from benchmarks.clock import Mark
-from benchmarks.parity import Answer, Verdict
-from benchmarks.subject import Case, Variant
+from amd_fused.distill.clock import Mark
+from benchmarks.measure import parity
+from benchmarks.measure.parity import Answer, Verdict
+from benchmarks.measure.subject import Case, Variant
 
 WARM_UP_CALLS = 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from benchmarks import results
+from benchmarks.measure import results
 
 PEERS = {
     "eager": ("eager reference", 8.0, "whole"),
@@ -120,3 +120,11 @@ def scaling_cases() -> list[dict[str, Any]]:
             if size == 1:
                 made[-1]["ideal_bytes"]["forward"] = 400
     return made
+
+
+def siblings() -> dict[str, Any]:
+    """Two subjects, of which one has products: 16 GFLOP in 2 ms are 8000 a second."""
+    product = {"ms": spread(1.0), "rounds_ms": [1.0], "flops_per_second": 1e13}
+    flops = {"forward": 10**10, "backward": 6 * 10**9, "total": 16 * 10**9}
+    lsh = case("a") | {"subject": "lsh", "flops": flops, "product": product}
+    return result("siblings", [case("a"), case("b"), lsh])

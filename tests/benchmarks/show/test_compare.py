@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import benchmark_files as files
 import numpy as np
 import pytest
+import result_files as files
 
-from benchmarks import compare, ratio
+from benchmarks.show import compare, ratio
 
 ROUNDS = 40
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-import benchmark_files as files
 import pytest
+import result_files as files
 
-from benchmarks import __main__, report, results, schema
+from benchmarks import __main__
+from benchmarks.measure import environment, results
+from benchmarks.show import report, schema
 
 
 def written(path, result):
@@ -86,7 +88,7 @@ def texts(figure):
 
 def test_bars_are_labelled_and_name_device_versions_commit_and_date(losses_file):
     pytest.importorskip("matplotlib")
-    from benchmarks import pictures
+    from benchmarks.show import pictures
 
     result = results.read(losses_file)
     figure = pictures.floor_figure(result)
@@ -109,7 +111,7 @@ def test_bars_are_labelled_and_name_device_versions_commit_and_date(losses_file)
 
 def test_curves_have_log_axes_in_order_of_size_and_the_floor(tmp_path):
     pytest.importorskip("matplotlib")
-    from benchmarks import pictures
+    from benchmarks.show import pictures
 
     figure = pictures.scaling_figure(files.result("scaling", files.scaling_cases()))
     batch, side = figure.axes
@@ -196,23 +198,34 @@ def test_files_that_are_missing_are_left_out_if_asked(tmp_path, capsys):
 def test_report_without_matplotlib_has_no_pictures_and_says_so(
     losses_file, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment, "has", lambda name: False)
     assert report.main([str(losses_file), "--out", str(tmp_path)]) == 0
     assert "pictures left out: matplotlib is not installed" in capsys.readouterr().out
     assert "![" not in (tmp_path / "report.md").read_text()
 
 
-def test_numbers_of_a_list_share_a_line_and_text_stays_as_it_is(tmp_path):
-    path = tmp_path / "result.json"
-    content = {"rounds": [1.5, 2e-05, 3], "text": "[\n 1,\n 2]", "names": ["a"], "none": []}
-    results.write(content, path)
-    assert '"rounds": [ 1.5, 2e-05, 3 ]' in path.read_text()
-    assert json.loads(path.read_text()) == content
+def test_summary_has_a_table_a_subject():
+    lines = report.summary(files.siblings()["cases"]).splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+    rows = [row for row in rows if not row.startswith("-")]
+    of_a, of_b = ("a, nchw, float32", "b, nchw, float32")
+    assert rows == ["amd", of_a, of_b, "lsh", of_a]
 
 
-def test_result_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "new" / "result.json"
-    results.write({"a": 1}, path)
-    with pytest.raises(ValueError, match="Out of range float"):
-        results.write({"a": float("nan")}, path)
-    assert path.read_text() == '{\n "a": 1\n}\n'
+def test_picture_marks_each_variant_and_the_floor_in_units_of_ours():
+    pytest.importorskip("matplotlib")
+    from benchmarks.show import pictures
+
+    result = files.siblings()
+    del result["cases"][1]["variants"][0]  # --variants eager, say
+    figure = pictures.siblings_figure(result)
+    (axes,) = figure.axes
+    assert axes.get_yticklabels()[2].get_text() == "lsh: a, nchw, float32 (2.00 ms)"
+    assert axes.get_yticklabels()[1].get_text() == "amd: b, nchw, float32 (no time)"
+    of_last = sorted(x for line in axes.get_lines()[:-1] for x, y in [line.get_data()] if y[0] == 2)
+    # Ours takes 2 ms, the floor 1.6, the attention part 1.5 and 6, the others 8, 4 and 10.
+    assert of_last == pytest.approx([0.75, 0.8, 1.0, 2.0, 3.0, 4.0, 5.0])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:2] == ["amd_fused", "eager"]
+    assert {"torch.compile", "floor"} <= set(names)
+    assert "Test CPU" in figure.get_supxlabel()

@@ -3,6 +3,7 @@ interpreter."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks import gpu, host, losses, siblings, steps, training
-from benchmarks.steps import Outcome
+from benchmarks import gpu, steps
+from benchmarks.__main__ import COMMANDS
+from benchmarks.steps import Outcome, Step
 
 ROOT = Path(__file__).parents[2]
 RAN = {
@@ -141,32 +143,41 @@ def test_without_a_gpu_it_says_so(tmp_path, capsys):
     assert "torch sees no CUDA device here; --dry-run needs none" in capsys.readouterr().out
 
 
-def test_steps_on_a_gpu_are_those_of_the_dry_run(tmp_path, monkeypatch):
-    """The commands of the real form, as far as they can be looked at here."""
+@pytest.fixture
+def real(tmp_path, monkeypatch):
+    """Steps of the real form by name, as far as they can be looked at here."""
     properties = SimpleNamespace(total_memory=80 << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    made = {step.name: step for step in gpu.all_steps(False, tmp_path / "stem")}
-    assert set(made) == set(gpu.STEPS)
-    assert made["build"].variables == {"TORCH_CUDA_ARCH_LIST": "9.0"}
-    measured = {
-        "losses": losses,
-        "peers": losses,
-        "host": host,
-        "siblings": siblings,
-        "training": training,
-    }
-    for name, module in measured.items():
-        command = module.__name__.rpartition(".")[2]
-        assert made[name].command[1:4] == ("-m", "benchmarks", command)
-        parsed = module.parser().parse_args(made[name].command[4:])
+    return {step.name: step for step in gpu.all_steps(False, tmp_path / "stem")}
+
+
+def test_steps_on_a_gpu_are_those_of_the_dry_run(real, tmp_path):
+    assert set(real) == set(gpu.STEPS)
+    assert real["build"].variables == {"TORCH_CUDA_ARCH_LIST": "9.0"}
+    for name in ("losses", "peers", "siblings", "training", "host"):
+        *_, module, command = real[name].command[:4]
+        assert (module, command) == ("benchmarks", "losses" if name == "peers" else name)
+        parser = importlib.import_module(COMMANDS[command]).parser()
+        given = [part.replace(steps.SECONDS, "9") for part in real[name].command[4:]]
+        parsed = parser.parse_args(given)
         assert parsed.device == torch.device("cuda")
         assert parsed.output == tmp_path / f"stem-{name}.json"
     for name in ("smoke", "core", "tests", "large"):
-        assert f"--junitxml={tmp_path / f'stem-{name}.xml'}" in made[name].command
-    assert made["large"].command[made["large"].command.index("-n") + 1] == "2"
+        assert f"--junitxml={tmp_path / f'stem-{name}.xml'}" in real[name].command
+    assert real["large"].command[real["large"].command.index("-n") + 1] == "2"
     assert (ROOT / gpu.SMALL_SET).exists()
+
+
+@pytest.mark.parametrize("stage", gpu.STAGES)
+def test_limits_of_a_stage_s_steps_fit_into_the_stage(real, stage):
+    """So that none is cut because those before it took all that they may."""
+    limits = [real[name].seconds for name in gpu.STAGES[stage]]
+    assert sum(limits) <= gpu.STAGE_SECONDS[stage]
+    # Less than a command may last, and than both stages and a machine's start.
+    assert gpu.STAGE_SECONDS[stage] < 600
+    assert sum(gpu.STAGE_SECONDS.values()) <= 840
 
 
 def test_every_test_of_the_gpu_is_in_one_stage(tmp_path):

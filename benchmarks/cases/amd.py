@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import amd_fused
 from amd_fused import _backends
-from benchmarks.cases import common
+from benchmarks.cases import common, released
 from benchmarks.cases.shapes import Shape
 from benchmarks.measure.subject import (
     ATTENTION,
@@ -53,11 +51,11 @@ def variants(device: torch.device) -> list[Variant]:
     torch.compiler.reset()
     compiled = torch.compile(amd_fused.reference.amd_loss, dynamic=False)
     paper = amd_fused.reference.amd_loss
-    released = partial(amd_fused.reference.amd_loss, formula="released", local_weight=0.0)
+    global_only = partial(amd_fused.reference.amd_loss, formula="released", local_weight=0.0)
     peers = [
         Variant(EAGER, "eager reference", paper, paper),
         Variant(COMPILED, "torch.compile reference", compiled, paper, compiles=True),
-        Variant("released", "released style, global only", released_style, released),
+        Variant("released", "released style, global only", released.amd, global_only),
     ]
     if device.type == "cuda":
         mode = "max-autotune-no-cudagraphs"
@@ -74,8 +72,14 @@ def attention_part(device: torch.device) -> list[Variant]:
     term = partial(amd_fused.amd_loss, component_weights=(0.0, 3.0, 0.0), local_weight=0.0)
     title = f"amd_fused ({backend}), attention part"
     return [
-        Variant("attention", title, term, plain_at, peer=False, part=ATTENTION),
-        Variant("at", "plain AT loss, attention part", plain_at, plain_at, part=ATTENTION),
+        Variant("attention", title, term, released.plain_at, peer=False, part=ATTENTION),
+        Variant(
+            "at",
+            "plain AT loss, attention part",
+            released.plain_at,
+            released.plain_at,
+            part=ATTENTION,
+        ),
     ]
 
 
@@ -108,44 +112,3 @@ def features(
         student=[draw(p.c_student, p.height, p.width).requires_grad_() for p in shape.pairs],
         teacher=[draw(p.c_teacher, p.height, p.width) for p in shape.pairs],
     )
-
-
-def plain_at(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Attention transfer: mean squared difference of ``normalize(mean_c A^2)``, mean over layers.
-
-    In float32 at least, as autocast has ``pow`` computed on a GPU.
-    """
-
-    def attention(a: Tensor) -> Tensor:
-        wide = a.to(torch.promote_types(a.dtype, torch.float32))
-        return F.normalize(wide.pow(2).mean(1).flatten(1), dim=1)
-
-    pairs = zip(student, teacher, strict=True)
-    return torch.stack([F.mse_loss(attention(a_s), attention(a_t)) for a_s, a_t in pairs]).mean()
-
-
-def released_style(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The global loss, ``formula="released"``, by the kind of operations the authors' code uses.
-
-    ``abs`` and ``pow`` for the square, ``acos`` behind a clamp, probabilities by ``exp``, their
-    logarithms again for each term; layer by layer, then the mean. The negative map is cast to
-    float32 whatever the input; at a scale of 90 or more, and in float16, ``exp`` overflows.
-    """
-    losses = [_released_pair(a_s, a_t) for a_s, a_t in zip(student, teacher, strict=True)]
-    return torch.stack(losses).mean()
-
-
-def _released_pair(a_s: Tensor, a_t: Tensor) -> Tensor:
-    pairs = zip(_released_terms(a_s), _released_terms(a_t), strict=True)
-    # Eq. 7: a mean squared error for each of the three terms.
-    return torch.stack([F.mse_loss(x_s, x_t) for x_s, x_t in pairs]).mean()
-
-
-def _released_terms(a: Tensor, margin: float = 1.35, scale: float = 64.0) -> list[Tensor]:
-    f = torch.sum(torch.pow(torch.abs(a), 2), dim=1, keepdim=True)  # Eq. 4
-    q = torch.div(f, torch.norm(f, dim=(2, 3), keepdim=True) + 1e-6).flatten(1)
-    theta = torch.acos(torch.clamp(q, -1.0 + 1e-7, 1.0 - 1e-7))
-    logit = scale * torch.cos(margin * theta)
-    positive, negative = torch.exp(logit), torch.exp(scale * (1 - q).float())
-    g = logit - torch.log(positive + negative)  # Eq. 6
-    return [F.normalize(x, dim=1) for x in (g, torch.log(positive), torch.log(negative))]

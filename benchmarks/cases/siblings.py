@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 import amd_fused
 from amd_fused.distill.clock import Settings
-from benchmarks.cases import amd, common
+from benchmarks.cases import amd, common, released
 from benchmarks.cases.shapes import SHAPES, Pair, Rows, Shape
 from benchmarks.measure.budget import Guess
 from benchmarks.measure.runner import DTYPES, Command, Entry, add_choices, entry
@@ -90,20 +90,10 @@ class Subject:
         else:
             ideal = shape.ideal_bytes(dtype, device)
             inputs = amd.feature_sets(shape, self.layout, dtype, device)
-        more: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
-        return Case(
-            subject=name,
-            shape=shape.name,
-            layout=self.layout,
-            dtype=dtype,
-            inputs=inputs,
-            ideal=ideal,
-            variants=self.variants(device),
-            weight=self.weight,
-            flops=self.flops(shape, device) if self.flops else None,
-            note=self.note,
-            **more,
-        )
+        named = (name, shape.name, self.layout, dtype)
+        flops = self.flops(shape, device) if self.flops else None
+        made = Case(*named, inputs, ideal, self.variants(device), self.weight, flops, self.note)
+        return made if self.scale is None else replace(made, scale=self.scale)
 
     def variants(self, device: torch.device) -> list[Variant]:
         function = getattr(amd_fused, self.loss)
@@ -208,41 +198,6 @@ def undecided(teacher: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (hashes.abs() < _CLEAR * hashes.std()).any(1)
 
 
-def released_at(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The sum over layers, as the released code's callers take it."""
-    return len(student) * amd.plain_at(student, teacher)
-
-
-def released_sp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The released code's lines, but for the shape of its result."""
-
-    def similarity(f: Tensor) -> Tensor:
-        x = f.reshape(f.shape[0], -1)
-        return F.normalize(torch.mm(x, x.t()))
-
-    (s,), (t,) = student, teacher
-    return (similarity(t) - similarity(s)).square().sum() / s.shape[0] ** 2
-
-
-def released_rkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The released code's lines, of one pair."""
-
-    def distances(e: Tensor) -> Tensor:
-        square = e.pow(2).sum(dim=1)
-        product = e @ e.t()
-        d = (square[:, None] + square[None, :] - 2 * product).clamp(min=1e-12).sqrt().clone()
-        d[range(len(e)), range(len(e))] = 0
-        return d / d[d > 0].mean()
-
-    def cosines(e: Tensor) -> Tensor:
-        direction = F.normalize(e[None] - e[:, None], p=2, dim=2)
-        return torch.bmm(direction, direction.transpose(1, 2))
-
-    (s,), (t,) = student, teacher
-    distance = F.smooth_l1_loss(distances(s), distances(t))
-    return 25 * distance + 50 * F.smooth_l1_loss(cosines(s), cosines(t))
-
-
 # Batches of logits: CIFAR-100, ImageNet, ImageNet-21k.
 _KD: dict[str, Any] = {
     "shapes": (Rows(128, 100), Rows(256, 1000), Rows(256, 21841)),
@@ -278,7 +233,7 @@ SUBJECTS = {
         SHAPES["tiny"],
         layout=MAPS,
         backends=("triton", "cuda", "cpp"),
-        released=released_at,
+        released=released.at,
         weight=1000.0,
     ),
     # Of each network the last map, as the released code. In a large batch the products count.
@@ -293,7 +248,7 @@ SUBJECTS = {
         layout=MAPS,
         backends=(),
         flops=sp_flops,
-        released=released_sp,
+        released=released.sp,
         weight=3000.0,
         scale=16.0,
     ),
@@ -304,7 +259,7 @@ SUBJECTS = {
         backends=(),
         draw=_draw_rows,
         ideal=partial(reads_twice, teacher_again=False),
-        released=released_rkd,
+        released=released.rkd,
         note="All triplets of the batch are what takes time: this floor of bytes says little.",
     ),
 }

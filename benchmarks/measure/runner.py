@@ -27,6 +27,8 @@ SETTINGS = {
     "cpu": Settings(),
     "cuda": Settings(min_time=1.5, min_rounds=3, calls_per_turn=10),
 }
+# As few calls as have quartiles: to see that it runs.
+_QUICK = Settings(min_time=0.0, min_rounds=2, calls_per_turn=1)
 # The backends of ours that a case may have as variants of their own.
 _OURS = ("amd_fused_cpp", "amd_fused_triton", "amd_fused_cuda")
 
@@ -78,7 +80,7 @@ class Command:
             "--min-time",
             type=float,
             metavar="S",
-            help=f"seconds for a case, all variants together (default: {defaults})",
+            help=f"seconds for a case, shared by its variants (default: {defaults}); 0: two calls each",
         )
         add_device(made)
         made.add_argument(
@@ -99,7 +101,7 @@ class Command:
             torch.set_num_threads(options.threads)
         how = self.settings[options.device.type]
         if options.min_time is not None:
-            how = replace(how, min_time=options.min_time)
+            how = replace(how, min_time=options.min_time) if options.min_time else _QUICK
         result = results.new(self.name, options.device, settings=vars(how), cases=[])
         path = results.path_of(self.name, result, options.output)
         machine = table.render_environment(result["environment"])

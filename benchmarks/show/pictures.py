@@ -16,6 +16,7 @@ from PIL import Image
 from benchmarks.show import table
 from benchmarks.show.report import fits_cache, machine_name, milliseconds, ordered, timed
 
+Record = dict[str, Any]
 _DPI = 110
 _WIDTH = 10.0
 # Keeps a label readable on a line.
@@ -47,50 +48,40 @@ def save(figure: Figure, path: Path) -> None:
     picture.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def floor_figure(result: dict[str, Any]) -> Figure:
+def floor_figure(result: Record) -> Figure:
     """A panel a case: bars of each variant's time, in units of the floor."""
-    cases = ordered(result["cases"])
-    on_gpu = result["environment"]["device_type"] == "cuda"
-    figure, panels = _panels(result, "Forward and backward, in units of the floor")
-    for axes, case in zip(panels, cases, strict=True):
-        floor = case["floor_ms"]["total"]
-        bars = [_time_bar(variant, floor) for variant in case["variants"]]
-        _bars(axes, case["variants"], bars)
+
+    def about(case: Record) -> str:
         moved = f"{case['ideal_bytes']['total'] / 1e6:.0f} MB"
         speed = f"{case['copy']['bytes_per_second'] / 1e9:.0f} GB/s"
-        axes.set_title(f"{table.name(case)}\nfloor {floor:.3g} ms: {moved} at {speed}", fontsize=9)
-        axes.set_xlabel("time / floor", fontsize=9)
-    _caption(
-        figure,
-        result,
+        return f"floor {case['floor_ms']['total']:.3g} ms: {moved} at {speed}"
+
+    graphs = "Of one shade: both, in a CUDA graph. "
+    text = (
         "Dark: forward; light: backward. "
-        + ("Of one shade: both, in a CUDA graph. " if on_gpu else "")
+        + graphs * (result["environment"]["device_type"] == "cuda")
         + "Dashed: the floor, in which a plain copy moves the bytes that must move (features read "
-        "once, the student's once more, its gradient written), in the same run.",
+        "once, the student's once more, its gradient written), in the same run."
     )
-    return figure
+    title = "Forward and backward, in units of the floor"
+    return _panels(result, title, "time / floor", about, _time_bar, text)
 
 
-def memory_figure(result: dict[str, Any]) -> Figure:
+def memory_figure(result: Record) -> Figure:
     """A panel a case: bars of each variant's peak memory, in units of the gradient."""
-    cases = ordered(result["cases"])
-    figure, panels = _panels(result, "Peak memory, in units of the student's gradient")
-    for axes, case in zip(panels, cases, strict=True):
-        bars = [_memory_bar(variant, case["gradient_bytes"]) for variant in case["variants"]]
-        _bars(axes, case["variants"], bars)
-        axes.set_title(
-            f"{table.name(case)}\ngradient {case['gradient_bytes'] / 1e6:.3g} MB", fontsize=9
-        )
-        axes.set_xlabel("peak allocated / gradient", fontsize=9)
-    text = "Allocated at the highest during forward and backward, above what was there before. "
-    _caption(figure, result, f"{text}Dashed: the gradient alone, which must be allocated.")
-    return figure
+    text = (
+        "Allocated at the highest during forward and backward, above what was there before. "
+        "Dashed: the gradient alone, which must be allocated."
+    )
+    title = "Peak memory, in units of the student's gradient"
+    label = "peak allocated / gradient"
+    return _panels(result, title, label, _gradient, _memory_bar, text)
 
 
-def scaling_figure(result: dict[str, Any]) -> Figure:
+def scaling_figure(result: Record) -> Figure:
     """A panel a sweep, layout and dtype: each variant's time by size, log axes, and the floor."""
     cases = result["cases"]
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for case in cases:
         groups.setdefault((case["sweep"], case["layout"], case["dtype"]), []).append(case)
     rows = -(-len(groups) // 2)
@@ -121,7 +112,7 @@ def scaling_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def siblings_figure(result: dict[str, Any]) -> Figure:
+def siblings_figure(result: Record) -> Figure:
     """A row a case: a mark a variant, its time in units of ours, on a log axis, and the floor's."""
     cases = ordered(result["cases"])
     figure = Figure(figsize=(_WIDTH, 0.3 * len(cases) + 2.2), layout="constrained")
@@ -164,20 +155,30 @@ def siblings_figure(result: dict[str, Any]) -> Figure:
     return figure
 
 
-OF_COMMAND: dict[str, dict[str, Callable[[dict[str, Any]], Figure]]] = {
+OF_COMMAND: dict[str, dict[str, Callable[[Record], Figure]]] = {
     "losses": {"floor": floor_figure, "memory": memory_figure},
     "siblings": {"peers": siblings_figure},
     "scaling": {"cost": scaling_figure},
 }
 
 
-def _panels(result: dict[str, Any], title: str) -> tuple[Figure, list[Axes]]:
-    """Two beside each other, so that the text stays large enough."""
-    cases = result["cases"]
+# The lengths of a bar's segments, and what stands beside it.
+Bar = tuple[tuple[float, ...], str]
+
+
+def _panels(
+    result: Record,
+    title: str,
+    label: str,
+    about: Callable[[Record], str],
+    bar: Callable[[Record, Record], Bar],
+    caption: str,
+) -> Figure:
+    """A panel of bars a case; two beside each other, so that the text stays large enough."""
+    cases = ordered(result["cases"])
     rows = -(-len(cases) // 2)
     most = max(len(case["variants"]) for case in cases)
-    height = rows * (0.25 * most + 0.95) + 1.0
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, rows * (0.25 * most + 0.95) + 1.0), layout="constrained")
     panels = figure.subplots(rows, 2, squeeze=False).flatten()
     for axes in panels[len(cases) :]:
         axes.remove()
@@ -185,15 +186,16 @@ def _panels(result: dict[str, Any], title: str) -> tuple[Figure, list[Axes]]:
         right.sharey(left)
         right.tick_params(labelleft=False)
     figure.suptitle(f"{title}: {machine_name(result['environment'])}", fontsize=12)
-    return figure, list(panels[: len(cases)])
+    for axes, case in zip(panels, cases, strict=False):
+        _bars(axes, case["variants"], [bar(variant, case) for variant in case["variants"]])
+        axes.set_title(f"{table.name(case)}\n{about(case)}", fontsize=9)
+        axes.set_xlabel(label, fontsize=9)
+    _caption(figure, result, caption)
+    return figure
 
 
-# The lengths of a bar's segments, and what stands beside it.
-Bar = tuple[tuple[float, ...], str]
-
-
-def _time_bar(variant: dict[str, Any], floor_ms: float) -> Bar:
-    ms = milliseconds(variant)
+def _time_bar(variant: Record, case: Record) -> Bar:
+    ms, floor_ms = milliseconds(variant), case["floor_ms"]["total"]
     if ms is None:
         return (), variant["status"]
     label = f"{ms / floor_ms:.2f} ({table.digits(ms)} ms)"
@@ -203,14 +205,18 @@ def _time_bar(variant: dict[str, Any], floor_ms: float) -> Bar:
     return (forward / floor_ms, (ms - forward) / floor_ms), label
 
 
-def _memory_bar(variant: dict[str, Any], gradient_bytes: int) -> Bar:
+def _memory_bar(variant: Record, case: Record) -> Bar:
     if variant["status"] != "ok":
         return (), variant["status"]
-    peak = variant["peak_extra_bytes"]
-    return (peak / gradient_bytes,), f"{peak / gradient_bytes:.2f} ({table.digits(peak / 1e6)} MB)"
+    peak, gradient = variant["peak_extra_bytes"], case["gradient_bytes"]
+    return (peak / gradient,), f"{peak / gradient:.2f} ({table.digits(peak / 1e6)} MB)"
 
 
-def _bars(axes: Axes, variants: Sequence[dict[str, Any]], bars: Sequence[Bar]) -> None:
+def _gradient(case: Record) -> str:
+    return f"gradient {case['gradient_bytes'] / 1e6:.3g} MB"
+
+
+def _bars(axes: Axes, variants: Sequence[Record], bars: Sequence[Bar]) -> None:
     """A horizontal bar a variant, the first on top, and a dashed line at 1."""
     longest = max((sum(segments) for segments, _ in bars), default=0.0)
     for row, (variant, (segments, label)) in enumerate(zip(variants, bars, strict=True)):
@@ -231,7 +237,7 @@ def _bars(axes: Axes, variants: Sequence[dict[str, Any]], bars: Sequence[Bar]) -
     _quiet(axes)
 
 
-def _curves(axes: Axes, cases: Sequence[dict[str, Any]], environment: dict[str, Any]) -> None:
+def _curves(axes: Axes, cases: Sequence[Record], environment: Record) -> None:
     sizes = [case["size"] for case in cases]
     titles = {v["key"]: v["title"] for case in cases for v in case["variants"]}
     # The attention part alone belongs to the bars: here it would hide what it is compared with.
@@ -267,7 +273,7 @@ def _curves(axes: Axes, cases: Sequence[dict[str, Any]], environment: dict[str, 
     axes.grid(which="major", axis="both", color="#E4E4E4", linewidth=0.7)
 
 
-def _size_label(case: dict[str, Any]) -> str:
+def _size_label(case: Record) -> str:
     batch, channels, height, width = case["pairs"][0]["student"]
     if case["sweep"] == "batch":
         return f"batch (maps of {channels} x {height} x {width})"
@@ -279,7 +285,7 @@ def _short(title: str) -> str:
     return title.removesuffix(" reference")
 
 
-def _caption(figure: Figure, result: dict[str, Any], text: str) -> None:
+def _caption(figure: Figure, result: Record, text: str) -> None:
     """What the picture shows, and the machine, the versions, the commit and the date."""
     said = f"{text} {table.render_environment(result['environment'])}"
     figure.supxlabel("\n".join(textwrap.wrap(said, 155)), x=0.01, ha="left", fontsize=8)

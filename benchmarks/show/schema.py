@@ -22,17 +22,15 @@ class Maybe:
 
 NUMBER = (int, float)
 SPREAD = {"median": NUMBER, "q1": NUMBER, "q3": NUMBER}
-STAGES = {"forward": [NUMBER], "backward": [NUMBER], "total": [NUMBER]}
-_PARTS = {"forward": NUMBER, "backward": NUMBER, "total": NUMBER}
-_NAMED = {"key": str, "title": str, "peer": bool, "part": str, "status": str, "reason": str}
+_PARTS = dict.fromkeys(("forward", "backward", "total"), NUMBER)
+STAGES = {name: [NUMBER] for name in _PARTS}
+_NAMED = {"peer": bool} | dict.fromkeys(("key", "title", "part", "status", "reason"), str)
 _GRAPH = {"status": str, "reason": str}
 _TIMED_GRAPH = _GRAPH | {"total_ms": SPREAD, "rounds_ms": [NUMBER], "times_floor": NUMBER}
 _LOSS = {
     "peak_extra_bytes": int,
     "launches": Maybe(int),
-    "forward_ms": SPREAD,
-    "backward_ms": SPREAD,
-    "total_ms": SPREAD,
+    **dict.fromkeys(("forward_ms", "backward_ms", "total_ms"), SPREAD),
     "rounds_ms": STAGES,
     "host_ms": Maybe(SPREAD),
     "graph": Maybe(lambda graph: _by_status(graph, _GRAPH, _TIMED_GRAPH)),
@@ -43,9 +41,7 @@ _LOSS = {
     },
 }
 _HOST = {
-    "forward_us": SPREAD,
-    "backward_us": SPREAD,
-    "total_us": SPREAD,
+    **dict.fromkeys(("forward_us", "backward_us", "total_us"), SPREAD),
     "rounds_ms": STAGES,
     "times_eager": Maybe(NUMBER),
 }
@@ -56,19 +52,12 @@ _TRAINING = {
     "peak_extra_bytes": int,
 }
 _ENVIRONMENT = {
-    "device": str,
-    "device_type": str,
+    **dict.fromkeys(("device", "device_type", "cpu_capability", "python", "torch"), str),
+    **dict.fromkeys(("amd_fused", "date"), str),
+    **dict.fromkeys(("cores", "threads", "last_level_cache_bytes"), int),
     "cuda": Maybe({"runtime": str, "driver": str}),
-    "cores": int,
-    "threads": int,
-    "last_level_cache_bytes": int,
-    "cpu_capability": str,
-    "python": str,
-    "torch": str,
     "triton": Maybe(str),
-    "amd_fused": str,
     "commit": Maybe(str),
-    "date": str,
     "load_average": Maybe(NUMBER),
 }
 
@@ -83,10 +72,7 @@ def _variants(timed: dict[str, Spec]) -> list[Callable[[Any], Spec]]:
 
 
 _LOSSES = {
-    "subject": str,
-    "shape": str,
-    "layout": str,
-    "dtype": str,
+    **dict.fromkeys(("subject", "shape", "layout", "dtype"), str),
     "pairs": [{"student": [int], "teacher": [int]}],
     "input_sets": int,
     "ideal_bytes": _PARTS,
@@ -106,14 +92,11 @@ CASES: dict[str, dict[str, Spec]] = {
     "scaling": _LOSSES | {"sweep": str, "size": int},
     "host": {"subject": str, "shape": str, "variants": _variants(_HOST)},
     "training": {
-        "subject": str,
-        "setting": str,
+        **dict.fromkeys(("subject", "setting", "status", "reason"), str),
         "batch": int,
         "image": [int],
         "mixed_precision": bool,
         "channels_last": bool,
-        "status": str,
-        "reason": str,
         "variants": _variants(_TRAINING),
     },
 }

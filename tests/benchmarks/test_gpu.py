@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import gpu, steps
 from benchmarks.__main__ import COMMANDS
-from benchmarks.steps import Outcome, Step
+from benchmarks.steps import Outcome
 
 ROOT = Path(__file__).parents[2]
 RAN = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.cases import amd, common, losses, scaling
+from benchmarks.cases import amd, common, losses, released, scaling
 from benchmarks.cases.shapes import SHAPES
 from benchmarks.measure import environment, results
 from benchmarks.measure.subject import EAGER, input_sets
@@ -140,7 +140,7 @@ def test_released_style_gives_the_numbers_of_the_released_code(seeds, shapes, va
         for seed, shape in zip(seeds, shapes, strict=True)
     )
     a_s.requires_grad_()
-    loss = amd.released_style([a_s], [a_t])
+    loss = released.amd([a_s], [a_t])
     (gradient,) = torch.autograd.grad(loss, a_s)
     assert loss.item() == pytest.approx(value, rel=1e-10)
     assert gradient.norm().item() == pytest.approx(gradient_norm, rel=1e-9)
@@ -152,10 +152,10 @@ def test_plain_at_loss_is_the_mean_squared_difference_worked_by_hand():
     a_t = torch.tensor([2.0, 3**0.5, 2.0, 3**0.5], dtype=torch.float64).reshape(1, 2, 1, 2)
     s, t = 50**0.5, 5.0
     value = ((1 / s - 4 / t) ** 2 + (7 / s - 3 / t) ** 2) / 2
-    assert amd.plain_at([a_s], [a_t]).item() == pytest.approx(value, rel=1e-12)
+    assert released.plain_at([a_s], [a_t]).item() == pytest.approx(value, rel=1e-12)
     # The mean over layers, whatever their sizes.
-    other = amd.plain_at([a_s.reshape(1, 1, 2, 2)], [a_t.reshape(1, 1, 2, 2)]).item()
-    both = amd.plain_at([a_s, a_s.reshape(1, 1, 2, 2)], [a_t, a_t.reshape(1, 1, 2, 2)])
+    other = released.plain_at([a_s.reshape(1, 1, 2, 2)], [a_t.reshape(1, 1, 2, 2)]).item()
+    both = released.plain_at([a_s, a_s.reshape(1, 1, 2, 2)], [a_t, a_t.reshape(1, 1, 2, 2)])
     assert both.item() == pytest.approx((value + other) / 2, rel=1e-12)
 
 

@@ -80,7 +80,7 @@ class Command:
             "--min-time",
             type=float,
             metavar="S",
-            help=f"seconds for a case, shared by its variants (default: {defaults}); 0: two calls each",
+            help=f"seconds a case, for all its variants (default: {defaults}); 0: two calls each",
         )
         add_device(made)
         made.add_argument(

@@ -1,4 +1,4 @@
-"""The commit that results name: that of the package's own checkout, or what the environment says."""
+"""The commit that results name: of the package's own checkout, or what the environment says."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ ENVIRONMENT = (
     "python torch triton amd_fused backends commit date load_average"
 )
 CASE = (
-    "subject shape layout dtype pairs input_sets upstream tolerance ideal_bytes gradient_bytes copy "
-    "floor_ms flops product note variants"
+    "subject shape layout dtype pairs input_sets upstream tolerance ideal_bytes gradient_bytes "
+    "copy floor_ms flops product note variants"
 )
 VARIANT = (
     "key title peer part status reason loss_error gradient_error first_call_ms peak_extra_bytes "

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import amd_fused
-from amd_fused.distill.engine import records
+from amd_fused.distill import provenance
 
 CPU = torch.device("cpu")
 # Where the operating system does not tell the size; large enough for most machines.
@@ -35,10 +35,10 @@ def describe(device: torch.device = CPU) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": records.versions().get("triton"),
+        "triton": provenance.version_of("triton"),
         "amd_fused": amd_fused.__version__,
         "backends": {name: str(state) for name, state in amd_fused.backends().items()},
-        "commit": records.commit(),
+        "commit": provenance.commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from amd_fused.distill.engine import records
+from amd_fused.distill import provenance
 
 
 @pytest.mark.parametrize("top", ["", "/somewhere/else"])
 def test_commit_is_taken_from_the_environment_where_there_is_no_checkout(
     monkeypatch: pytest.MonkeyPatch, top: str
 ) -> None:
-    monkeypatch.setattr(records, "_git", lambda folder, *arguments: top)
+    monkeypatch.setattr(provenance, "_git", lambda folder, *arguments: top)
     monkeypatch.delenv("AMD_FUSED_COMMIT", raising=False)
-    assert records.commit() is None
+    assert provenance.commit() is None
     monkeypatch.setenv("AMD_FUSED_COMMIT", "0123456789ab")
-    assert records.commit() == "0123456789ab"
+    assert provenance.commit() == "0123456789ab"
 
 
 @pytest.mark.parametrize(("status", "shown"), [("", "0123abc"), (" M setup.py", "0123abc-dirty")])
@@ -26,5 +26,5 @@ def test_commit_tells_of_tracked_files_that_differ(
         answers = {"--show-toplevel": str(folder), "HEAD": "0123abc"}
         return answers.get(arguments[-1], status)
 
-    monkeypatch.setattr(records, "_git", git)
-    assert records.commit() == shown
+    monkeypatch.setattr(provenance, "_git", git)
+    assert provenance.commit() == shown

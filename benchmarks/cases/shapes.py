@@ -76,35 +76,14 @@ class Shape:
         )
 
 
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape(
-            "cifar-wrn",
-            128,
-            (Pair(16, 48, 32, 32), Pair(32, 96, 16, 16), Pair(64, 192, 8, 8)),
-            "WRN16-3 to WRN16-1 on 32x32 images",
-        ),
-        Shape(
-            "imagenet-resnet",
-            32,
-            (
-                Pair(64, 64, 56, 56),
-                Pair(128, 128, 28, 28),
-                Pair(256, 256, 14, 14),
-                Pair(512, 512, 7, 7),
-            ),
-            "ResNet34 to ResNet18 on 224x224 images",
-            cuda_batch=256,
-        ),
-        Shape(
-            "detection",
-            4,
-            (Pair(256, 256, 200, 336), Pair(256, 256, 100, 168), Pair(256, 256, 50, 84)),
-            "feature pyramid of a detector on 800x1333 images",
-        ),
-        Shape(
-            "tiny", 2, (Pair(3, 5, 7, 7), Pair(4, 6, 4, 5)), "for the tests; says nothing on speed"
-        ),
-    )
-}
+_WRN = (Pair(16, 48, 32, 32), Pair(32, 96, 16, 16), Pair(64, 192, 8, 8))
+_RESNET = tuple(Pair(c, c, side, side) for c, side in ((64, 56), (128, 28), (256, 14), (512, 7)))
+_PYRAMID = (Pair(256, 256, 200, 336), Pair(256, 256, 100, 168), Pair(256, 256, 50, 84))
+_TINY = (Pair(3, 5, 7, 7), Pair(4, 6, 4, 5))
+_ALL = (
+    Shape("cifar-wrn", 128, _WRN, "WRN16-3 to WRN16-1 on 32x32 images"),
+    Shape("imagenet-resnet", 32, _RESNET, "ResNet34 to ResNet18 on 224x224 images", cuda_batch=256),
+    Shape("detection", 4, _PYRAMID, "feature pyramid of a detector on 800x1333 images"),
+    Shape("tiny", 2, _TINY, "for the tests; says nothing on speed"),
+)
+SHAPES = {shape.name: shape for shape in _ALL}

@@ -7,30 +7,30 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import amd_fused
 from amd_fused.distill.clock import Settings
-from benchmarks.cases import amd, common, released
+from benchmarks.cases import amd, common, released, rows
 from benchmarks.cases.shapes import SHAPES, Pair, Rows, Shape
 from benchmarks.measure.budget import Guess
 from benchmarks.measure.runner import DTYPES, Command, Entry, add_choices, entry
-from benchmarks.measure.subject import Case, Flops, IdealBytes, Inputs, Loss, Variant, input_sets
+from benchmarks.measure.subject import (
+    GRAD_SCALE,
+    Case,
+    Flops,
+    IdealBytes,
+    Loss,
+    Variant,
+)
 
-# Draws normal numbers of a shape.
-Normal = Callable[..., Tensor]
 # Of one layout: logits and embeddings, feature maps.
 ROWS, MAPS = "rows", "nchw"
-# Their spread; logits of trained networks are about so far apart.
-_LOGITS = 3.0
-# In units of the hash values' spread; rounding in float32 is a tenth of it.
-_CLEAR = 5e-6
 
 COMMAND = Command(
     "siblings",
@@ -60,7 +60,7 @@ class Subject:
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
         weight: in the objective.
-        scale: with which the peer's float16 loss can still carry the weight.
+        scale: in float16, one with which the released lines can still carry the weight.
     """
 
     loss: str
@@ -69,12 +69,12 @@ class Subject:
     dtypes: Sequence[str] = ("float32",)
     layout: str = ROWS
     backends: tuple[str, ...] = ("triton", "cpp")
-    draw: Callable[[Normal, Rows, torch.dtype], tuple[Tensor, ...]] | None = None
+    draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
     flops: Callable[[Any, torch.device], Flops] | None = None
     released: Loss | None = None
     weight: float = 1.0
-    scale: float | None = None
+    scale: float = GRAD_SCALE
     note: str = ""
 
     @property
@@ -86,14 +86,14 @@ class Subject:
         """The loss with its default options."""
         if self.draw and self.ideal:
             ideal = self.ideal(shape, dtype)
-            inputs = _rows(partial(self.draw, shape=shape, dtype=dtype), ideal, dtype, device)
+            inputs = rows.drawn(partial(self.draw, shape=shape, dtype=dtype), ideal, dtype, device)
         else:
             ideal = shape.ideal_bytes(dtype, device)
             inputs = amd.feature_sets(shape, self.layout, dtype, device)
         named = (name, shape.name, self.layout, dtype)
         flops = self.flops(shape, device) if self.flops else None
-        made = Case(*named, inputs, ideal, self.variants(device), self.weight, flops, self.note)
-        return made if self.scale is None else replace(made, scale=self.scale)
+        more = (self.weight, flops, self.note, self.scale)
+        return Case(*named, inputs, ideal, self.variants(device), *more)
 
     def variants(self, device: torch.device) -> list[Variant]:
         function = getattr(amd_fused, self.loss)
@@ -107,104 +107,13 @@ class Subject:
         return made
 
 
-def _rows(
-    draw: Callable[[Normal], tuple[Tensor, ...]],
-    ideal: IdealBytes,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> list[Inputs]:
-    made = []
-    for seed in range(input_sets(ideal.forward, device)):
-        generator = torch.Generator(device).manual_seed(seed)
-        student, teacher, *constants = draw(
-            partial(torch.randn, generator=generator, device=device)
-        )
-        sides = [student.to(dtype).requires_grad_()], [teacher.to(dtype)]
-        made.append(Inputs(*sides, tuple(constants)))
-    return made
-
-
-def reads_twice(
-    shape: Rows, dtype: torch.dtype, constants: int = 0, teacher_again: bool = True
-) -> IdealBytes:
-    """Forward reads both sides, backward reads them again and writes the student's gradient.
-
-    And so many bytes of float32 ``constants`` each time. Not ``teacher_again``: backward needs the
-    student alone.
-    """
-    size = shape.batch * shape.width * dtype.itemsize
-    return IdealBytes(2 * size + constants, (2 + teacher_again) * size + constants, size)
-
-
-def nd_bytes(shape: Rows, dtype: torch.dtype) -> IdealBytes:
-    """Of the class means the rows that the labels name, each once."""
-    assert shape.count is not None
-    return reads_twice(shape, dtype, 4 * min(shape.batch, shape.count) * shape.width)
-
-
-def lsh_bytes(shape: Rows, dtype: torch.dtype) -> IdealBytes:
-    """Hyperplanes and their biases."""
-    assert shape.count is not None
-    return reads_twice(shape, dtype, 4 * shape.count * (shape.width + 1))
-
-
-def lsh_flops(shape: Rows, device: torch.device) -> Flops:
-    """Both sides' hash values forward; backward one product, from these to the embeddings."""
-    assert shape.count is not None
-    once = 2 * shape.batch * shape.width * shape.count
-    return Flops(2 * once, once, product=(shape.batch, shape.width, shape.count))
-
-
-def sp_flops(shape: Shape, device: torch.device) -> Flops:
-    """A Gram matrix is symmetric: half of it need not be computed. Backward one product."""
-    (pair,), batch = shape.pairs, shape.batch_on(device)
-    of_s, of_t = (c * pair.height * pair.width for c in (pair.c_student, pair.c_teacher))
-    return Flops(
-        forward=batch * (batch + 1) * (of_s + of_t),
-        backward=2 * batch * batch * of_s,
-        product=(batch, of_t, batch),
-    )
-
-
-def _draw_rows(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return normal(shape.batch, shape.width), normal(shape.batch, shape.width)
-
-
-def _draw_logits(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return tuple(_LOGITS * side for side in _draw_rows(normal, shape, dtype))
-
-
-def _draw_classes(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # Not negative, as behind a ReLU.
-    student, teacher = (side.relu() for side in _draw_rows(normal, shape, dtype))
-    means = normal(shape.count, shape.width).abs()
-    # As many different classes as there can be, in no order.
-    labels = normal(shape.batch).argsort() % shape.count
-    return student, teacher, labels, means
-
-
-def _draw_hashed(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    student, teacher = (side.relu().to(dtype) for side in _draw_rows(normal, shape, dtype))
-    weight, bias = normal(shape.count, shape.width), normal(shape.count)
-    # A hash whose side rounding decides is no error: such rows are drawn again.
-    while (rows := undecided(teacher, weight, bias)).any():
-        teacher[rows] = normal(int(rows.sum()), shape.width).relu().to(dtype)
-    return student, teacher, weight, bias
-
-
-def undecided(teacher: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Which rows have a hash that is almost zero."""
-    hashes = F.linear(teacher.to(weight.dtype), weight, bias)
-    return (hashes.abs() < _CLEAR * hashes.std()).any(1)
-
-
 # Batches of logits: CIFAR-100, ImageNet, ImageNet-21k.
 _KD: dict[str, Any] = {
     "shapes": (Rows(128, 100), Rows(256, 1000), Rows(256, 21841)),
     "tiny": Rows(4, 5),
     "dtypes": ("float32", "bfloat16"),
-    "draw": _draw_logits,
-    "ideal": reads_twice,
+    "draw": rows.draw_logits,
+    "ideal": rows.reads_twice,
 }
 SUBJECTS = {
     "kd": Subject("kd_loss", **_KD),
@@ -214,17 +123,17 @@ SUBJECTS = {
         "nd_loss",
         (Rows(128, 256, 100), Rows(256, 512, 1000), Rows(256, 2048, 1000), Rows(4096, 2048, 1000)),
         Rows(4, 5, 3),
-        draw=_draw_classes,
-        ideal=nd_bytes,
+        draw=rows.draw_classes,
+        ideal=rows.nd_bytes,
     ),
     # The same of hyperplanes. The products take far longer than the bytes, so the floor is theirs.
     "lsh": Subject(
         "lsh_loss",
         (Rows(128, 64, 2048), Rows(256, 512, 2048), Rows(256, 2048, 8192)),
         Rows(4, 5, 6),
-        draw=_draw_hashed,
-        ideal=lsh_bytes,
-        flops=lsh_flops,
+        draw=rows.draw_hashed,
+        ideal=rows.lsh_bytes,
+        flops=rows.lsh_flops,
     ),
     # All maps of a step. The weight is RepDistiller's beta.
     "at": Subject(
@@ -247,7 +156,7 @@ SUBJECTS = {
         dtypes=("float32", "float16"),
         layout=MAPS,
         backends=(),
-        flops=sp_flops,
+        flops=rows.sp_flops,
         released=released.sp,
         weight=3000.0,
         scale=16.0,
@@ -257,8 +166,8 @@ SUBJECTS = {
         (Rows(64, 64), Rows(128, 512), Rows(256, 512)),
         Rows(5, 4),
         backends=(),
-        draw=_draw_rows,
-        ideal=partial(reads_twice, teacher_again=False),
+        draw=rows.draw_rows,
+        ideal=partial(rows.reads_twice, teacher_again=False),
         released=released.rkd,
         note="All triplets of the batch are what takes time: this floor of bytes says little.",
     ),

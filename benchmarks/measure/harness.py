@@ -8,7 +8,7 @@ is written as JSON.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -163,7 +163,7 @@ def measure(
     }
 
 
-def timed_pass(loss: Loss, case: Case, turn: count[int]) -> Step:
+def timed_pass(loss: Loss, case: Case, turn: Iterator[int]) -> Step:
     """Marks when the loss is there, and when fresh gradients are; not their release."""
 
     def step(mark: Mark) -> None:

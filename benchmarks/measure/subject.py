@@ -19,7 +19,7 @@ WHOLE, ATTENTION = "whole", "attention"
 # Keys of the variants that the others of their case are compared with.
 EAGER, COMPILED, AUTOTUNED = "eager", "compile", "max-autotune"
 # A scale that a GradScaler might settle on: without it gradients underflow in float16.
-_GRAD_SCALE = 2.0**13
+GRAD_SCALE = 2.0**13
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Case:
     weight: float = 1.0
     flops: Flops | None = None
     note: str = ""
-    scale: float = _GRAD_SCALE
+    scale: float = GRAD_SCALE
     _upstreams: dict[torch.dtype, Tensor] = field(default_factory=dict, repr=False)
 
     @property

@@ -137,6 +137,17 @@ def _summary(packed):
         return archive.extractfile(name).read()
 
 
+def test_benchmarks_need_none_of_the_trainer_s_packages():
+    """On a lent machine nothing can be installed."""
+    missing = ("accelerate", "rich", "torchmetrics", "sklearn", "matplotlib", "PIL", "torchvision")
+    modules = ", ".join(COMMANDS.values())
+    code = f"import sys, torch._dynamo; sys.modules |= dict.fromkeys({missing}); import {modules}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path, capsys):
     assert gpu.main(["a", "--out", str(tmp_path)]) == 1

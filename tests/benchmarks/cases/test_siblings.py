@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import amd_fused
-from benchmarks.cases import siblings
+from benchmarks.cases import rows, siblings
 from benchmarks.cases.shapes import Rows
 from benchmarks.measure import environment, results
 from benchmarks.measure.subject import COMPILED, EAGER, Flops, IdealBytes, input_sets
@@ -32,12 +32,12 @@ def small(monkeypatch):
         (KD(Rows(256, 1000), F32), 2_048_000, 3_072_000, 1_024_000),
         (KD(Rows(256, 1000), BF16), 1_024_000, 1_536_000, 512_000),
         # 256 x 2048 = 524,288 numbers: 2,097,152 bytes a side, and as many class means as samples.
-        (siblings.nd_bytes(Rows(256, 2048, 1000), F32), 6_291_456, 8_388_608, 2_097_152),
+        (rows.nd_bytes(Rows(256, 2048, 1000), F32), 6_291_456, 8_388_608, 2_097_152),
         # 128 samples of 100 classes: 131,072 bytes a side, 102,400 of means; float32 with bfloat16.
-        (siblings.nd_bytes(Rows(128, 256, 100), F32), 364_544, 495_616, 131_072),
-        (siblings.nd_bytes(Rows(128, 256, 100), BF16), 233_472, 299_008, 65_536),
+        (rows.nd_bytes(Rows(128, 256, 100), F32), 364_544, 495_616, 131_072),
+        (rows.nd_bytes(Rows(128, 256, 100), BF16), 233_472, 299_008, 65_536),
         # 128 x 64: 32,768 bytes a side; 2048 hyperplanes of 64 and a bias: 532,480.
-        (siblings.lsh_bytes(Rows(128, 64, 2048), F32), 598_016, 630_784, 32_768),
+        (rows.lsh_bytes(Rows(128, 64, 2048), F32), 598_016, 630_784, 32_768),
         # As worked out for the AMD loss in test_losses.
         (AT[0].ideal_bytes(F32, CPU), 58_720_256, 29_360_128, 14_680_064),
         # 128 x 64 x 8 x 8 = 524,288 numbers, the teacher thrice that.
@@ -52,12 +52,12 @@ def test_ideal_bytes_are_those_counted_by_hand(got, forward, backward, gradient)
 
 def test_flops_are_those_counted_by_hand():
     # A product of 128 x 64 x 2048 multiplications is 33,554,432 operations.
-    assert siblings.lsh_flops(Rows(128, 64, 2048), CPU) == Flops(
+    assert rows.lsh_flops(Rows(128, 64, 2048), CPU) == Flops(
         67_108_864, 33_554_432, (128, 64, 2048)
     )
     # Half of 32 x 32 and the diagonal are 528 inner products of 25,088 numbers, of two sides; the
     # gradient takes all of a product with [32, 32].
-    found = siblings.sp_flops(SP[1], CPU)
+    found = rows.sp_flops(SP[1], CPU)
     assert found.forward == 2 * 2 * 528 * 25_088 == 52_985_856
     assert found.backward == 2 * 32 * 32 * 25_088 == 51_380_224
 
@@ -98,8 +98,8 @@ def test_every_subject_writes_a_record_that_report_and_compare_take(tmp_path, ca
     assert report.main([str(output), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
     assert "### Sibling losses, forward and backward" in text
-    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
-    heads = [row[1] for row in rows if row[2:3] == ["floor"]]
+    cells = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    heads = [row[1] for row in cells if row[2:3] == ["floor"]]
     assert heads == list(siblings.SUBJECTS)
     assert "says little." in text
     assert compare.main([str(output), str(output)]) == 0
@@ -154,9 +154,9 @@ def test_labels_are_of_as_many_classes_as_there_can_be():
 def test_no_hash_of_a_teacher_is_decided_by_rounding():
     weight, bias = torch.tensor([[1.0, -1.0], [3.0, 0.0]]), torch.zeros(2)
     teacher = torch.tensor([[2.0, 2.0], [2.0, 1.0]])
-    assert siblings.undecided(teacher, weight, bias).tolist() == [True, False]
+    assert rows.undecided(teacher, weight, bias).tolist() == [True, False]
     case = siblings.SUBJECTS["lsh"].case("lsh", Rows(64, 16, 512), BF16, CPU)
     for inputs in case.inputs[:3]:
         (drawn,), constants = inputs.teacher, inputs.constants
         assert drawn.dtype == torch.bfloat16
-        assert not siblings.undecided(drawn, *constants).any()
+        assert not rows.undecided(drawn, *constants).any()

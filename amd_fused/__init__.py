@@ -17,6 +17,7 @@ from amd_fused.losses.rkd import RKDLoss, rkd_loss
 from amd_fused.losses.sp import SPLoss, sp_loss
 from amd_fused.losses.vid import VIDLoss, vid_loss
 from amd_fused.objective import DistillationLoss
+from amd_fused.teacher_cache import IndexedDataset, TeacherCache, TeacherOutputs
 
 __version__ = "0.1.0"
 
@@ -29,12 +30,15 @@ __all__ = [
     "CRDLoss",
     "DistillationLoss",
     "FeatureHooks",
+    "IndexedDataset",
     "KDLoss",
     "LSHLoss",
     "NDLoss",
     "RKDLoss",
     "SPLoss",
     "SphericalKDLoss",
+    "TeacherCache",
+    "TeacherOutputs",
     "VIDLoss",
     "afd_loss",
     "afds_loss",

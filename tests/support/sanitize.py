@@ -87,7 +87,7 @@ def run(
         "PYTHONPATH": str(COPY),
         "CFLAGS": SANITIZERS,
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     captured = [] if "-n" in arguments else ["-s"]
     return subprocess.run(
         [*command, *captured, *arguments],

@@ -21,7 +21,7 @@ from teacher_cache.cached_teachers import cache, loader, teacher
 
 # Batches of the teacher, flushes to the disk and renamings, before and after: while the files are
 # made, while the header is, in the first batch, and later.
-EVENTS = [2, 11, 13, 16, 17, 23, 31, 60]
+EVENTS = [2, 13, 16, 23, 60]
 
 
 def fill(folder: Path, seed: int, event: int = 0) -> None:

@@ -69,7 +69,8 @@ class FeatureHooks:
             "lstm[0]", "encoder[last_hidden_state]", "blocks.2[1][maps]".
         capture: None keeps the outputs themselves. A function of a tensor that returns a tensor
             has its result kept instead, so that under ``torch.no_grad()`` the network frees each
-            output as it goes on: ``capture=amd_fused.attention_map`` for a frozen teacher. One
+            output as it goes on: ``capture=amd_fused.attention_map`` for a frozen teacher (what is
+            kept of ResNet34's four stages at B = 64, 224x224: 1.0 MiB instead of 91.9 MiB). One
             function for all layers, a list with one a layer, or a dict by path; where there is None
             or no key the output is kept. It is called in the forward pass, once a run of the layer.
         layout: how the layers' outputs lie: "NCHW", or "NHWC" for networks that compute with

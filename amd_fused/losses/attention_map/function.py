@@ -31,7 +31,10 @@ def attention_map(
         features: [B, C, H, W]. float32, float16, bfloat16 or float64; any strides (NCHW and
             channels_last run natively).
         dtype: of the map. None: float32, float64 for float64 features. torch.float16 and
-            torch.bfloat16 halve what is kept, and round every number of the map to 11 and 8 bits.
+            torch.bfloat16 halve what is kept, and round every number of the map to 11 and 8 bits:
+            with such a map of the teacher ``amd_loss`` was off by less than 4e-3 and 3e-2 of
+            itself, and the student's gradient by less than 1e-2 and 8e-2 of its L2 norm, on noise
+            of the shapes of ResNet and WRN layers (in float32: 1e-6 and 4e-6).
             torch.float64: sums are in float64, whatever the features are.
         backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".

@@ -148,6 +148,21 @@ def test_a_teachers_map_in_float32_costs_a_few_roundings(backend: str) -> None:
     assert relative_error(found.grads[0], exact.grads[0]) < 5e-6
 
 
+@pytest.mark.parametrize(
+    ("dtype", "of_loss", "of_gradient"),
+    [(None, 1e-6, 4e-6), (torch.float16, 4e-3, 1e-2), (torch.bfloat16, 3e-2, 8e-2)],
+)
+def test_a_teachers_map_costs_what_the_docstring_says(
+    dtype: torch.dtype | None, of_loss: float, of_gradient: float
+) -> None:
+    for shape in ((8, 16, 48, 32, 32), (8, 512, 512, 7, 7)):
+        student, teacher = cases.features(shape)
+        exact = run(amd_loss, student, teacher)
+        found = run(amd_loss, student, attention_map(teacher, dtype))
+        assert relative_error(found.loss, exact.loss.double()) <= of_loss
+        assert relative_error(found.grads[0], exact.grads[0].double()) <= of_gradient
+
+
 @every_backend
 def test_zeros_have_a_map_of_zero_and_no_gradient(backend: str) -> None:
     features = cases.features((2, 5, 3, 6, 6))[0]

@@ -280,9 +280,10 @@ def test_embedding_widths_of_the_networks_are_those_that_the_criterion_takes():
 @pytest.mark.parametrize("key", ["amd-g", "amd-gl", "amd-masked-gl", "at"])
 def test_pairs_of_networks_with_maps_of_two_sizes_are_pooled(key: str) -> None:
     step = Step()
-    criterion = step.objective(key)
-    pooled = [F.adaptive_avg_pool2d(a, a.shape[-1] // 2) for a in step.of_student.maps[:2]]
-    larger, smaller = step.of_teacher.maps[:2], pooled
-    aligned = [F.adaptive_avg_pool2d(a, a.shape[-1] // 2) for a in larger]
-    loss = criterion.feature_loss
+    loss = step.objective(key).feature_loss[key.partition("-")[0]]
+    larger = step.of_teacher.maps[:2]
+    smaller, aligned = (
+        [F.adaptive_avg_pool2d(a, a.shape[-1] // 2) for a in maps]
+        for maps in (step.of_student.maps[:2], larger)
+    )
     torch.testing.assert_close(loss(smaller, larger), loss(smaller, aligned))

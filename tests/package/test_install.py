@@ -22,6 +22,8 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import amd_fused
+
 ROOT = Path(__file__).parents[2]
 NEEDED = ("LICENSE", "MANIFEST.in", "README.md", "amd_fused", "csrc", "pyproject.toml", "setup.py")
 COMPILERS = ("c++", "g++", "clang++")
@@ -250,6 +252,7 @@ def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
     subprocess.run(command, cwd=copy, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"amd_fused-{amd_fused.__version__}.tar.gz"
     with tarfile.open(archive) as opened:
         packed = {name.partition("/")[2] for name in opened.getnames()}
     needed = {

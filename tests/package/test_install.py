@@ -257,7 +257,7 @@ def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
         packed = {name.partition("/")[2] for name in opened.getnames()}
     needed = {
         str(path.relative_to(copy))
-        for folder in ("amd_fused", "benchmarks", "csrc", "tests")
+        for folder in ("amd_fused", "benchmarks", "csrc", "examples", "tests")
         for path in (copy / folder).rglob("*")
         if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")
     }

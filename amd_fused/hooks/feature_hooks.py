@@ -63,7 +63,7 @@ class FeatureHooks:
         model: the module whose calls are forward passes.
         layers: module paths as in ``model.named_modules()``, each of a module that returns a
             tensor. Of one that returns a tuple, a dict or a dataclass the path says which:
-            "lstm[0]", "encoder[last_hidden_state]", "blocks.2[1][maps]".
+            ``"lstm[0]"``, ``"encoder[last_hidden_state]"``, ``"blocks.2[1][maps]"``.
         layout: how the layers' outputs lie: "NCHW", or "NHWC" for networks that compute with
             [B, H, W, C] (Swin and its like): features are then views [B, C, H, W] of them. The
             losses cannot see the difference and would take H for the channels.

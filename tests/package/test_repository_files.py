@@ -38,6 +38,17 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert anchor in anchors(goal.read_text()), target
 
 
+def test_the_api_page_has_every_public_name() -> None:
+    shown = re.findall(r"^::: amd_fused\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert set(amd_fused.__all__) - {"compat", "reference"} == set(shown)
+
+
+def test_every_page_is_in_the_site_s_menu() -> None:
+    pages = {str(path) for path in MARKDOWN}
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert set(re.findall(r": ([\w/-]+\.md)$", menu, re.MULTILINE)) == pages
+
+
 def test_pre_commit_uses_the_versions_of_the_constraints() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     used = {repo["repo"].rpartition("/")[2]: repo["rev"] for repo in config["repos"]}

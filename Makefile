@@ -59,7 +59,7 @@ docs: $(STAMPS)/docs ## build the documentation into build/site, and refuse a li
 	cp -r README.md CONTRIBUTING.md CHANGELOG.md docs examples build/docs
 	cp -r benchmarks/results build/docs/benchmarks
 	rm -rf build/docs/examples/__pycache__
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
 
 # Nothing is installed: it takes the torch that PYTHON has. Where the sources came without their
 # repository, AMD_FUSED_COMMIT names the commit.

@@ -99,10 +99,10 @@ class AngularPenaltyLoss(nn.Module):
             align=options.align,
         )
         keywords = {**keywords_of(options), "margin": self.m, "scale": self.s}
-        weights = options.layer_weights or [None] * len(students)
+        weights = options.layer_weights or [1.0] * len(students)
         return [
-            amd_loss(f_s, f_t, **{**keywords, "layer_weights": None if w is None else [w]})
-            for f_s, f_t, w in zip(students, teachers, weights, strict=True)
+            amd_loss(f_s, f_t, **{**keywords, "layer_weights": [weight]})
+            for f_s, f_t, weight in zip(students, teachers, weights, strict=True)
         ]
 
     def extra_repr(self) -> str:

@@ -101,17 +101,21 @@ class RKDLoss(MidLevelLoss):
     loss_class = amd_fused.RKDLoss
 
 
-class KDLoss(MidLevelLoss):
-    """:class:`amd_fused.KDLoss` on logits: the models' outputs, unless paths are given."""
-
-    loss_class = amd_fused.KDLoss
+class LogitLoss(MidLevelLoss):
+    """A loss on logits: the models' outputs, unless paths are given."""
 
     def __init__(self, student: Location = ".", teacher: Location | None = None, **options: Any):
         super().__init__(student, teacher, **options)
 
 
-class SphericalKDLoss(KDLoss):
-    """:class:`amd_fused.SphericalKDLoss` on logits: the models' outputs, unless paths are given."""
+class KDLoss(LogitLoss):
+    """:class:`amd_fused.KDLoss`."""
+
+    loss_class = amd_fused.KDLoss
+
+
+class SphericalKDLoss(LogitLoss):
+    """:class:`amd_fused.SphericalKDLoss`."""
 
     loss_class = amd_fused.SphericalKDLoss
 

@@ -235,6 +235,14 @@ def test_the_trainer_s_extra_leaves_torch_alone() -> None:
     assert {"accelerate", "torchmetrics", "rich"} <= seen
 
 
+def test_a_wheel_without_compiled_kernels_is_one_for_any_platform(environment: Environment) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel"]
+    variables = {**os.environ, "AMD_FUSED_CPP": "0", "AMD_FUSED_CUDA": "0"}
+    subprocess.run(command, cwd=environment.sources, env=variables, check=True, capture_output=True)
+    (wheel,) = (environment.sources / "dist").iterdir()
+    assert wheel.name == f"amd_fused-{amd_fused.__version__}-py3-none-any.whl"
+
+
 def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
     copy = tmp_path / "sources"
     left_out = (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples"
+KINDS = (".ipynb", ".py", ".yaml")
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
 
 
@@ -33,4 +34,4 @@ def test_runs_and_the_loss_falls(name: str, capsys: pytest.CaptureFixture[str]) 
 def test_the_readme_names_every_example() -> None:
     text = (FOLDER / "README.md").read_text()
     named = set(re.findall(r"^\| \[([\w.]+)\]\(\1\)", text, re.MULTILINE))
-    assert named == {path.name for path in FOLDER.iterdir() if path.suffix in (".py", ".yaml")}
+    assert named == {path.name for path in FOLDER.iterdir() if path.suffix in KINDS}

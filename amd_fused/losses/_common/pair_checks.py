@@ -7,15 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from amd_fused.losses._common.advice import option_of
 from amd_fused.losses._common.layouts import LayoutOptions, as_map, check_feature, positions
 from amd_fused.losses._common.value_checks import (
     float_tensor,
     kind,
 )
-
-# Where an option is passed that a message advises: what was called may be a DistillationLoss or a
-# module, whose call takes none.
-_OPTION_OF = {"amd_loss": " of amd_loss or AMDLoss", "at_loss": " of at_loss or ATLoss"}
 
 
 def feature_pairs(
@@ -29,7 +26,7 @@ def feature_pairs(
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
-    of_the_loss = _OPTION_OF.get(owner, "")
+    of_the_loss = option_of(owner)
     students, teachers = _pairs(owner, student, teacher, layer_weights, check_feature)
     maps_s, maps_t = [], []
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):

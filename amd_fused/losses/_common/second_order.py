@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused.losses._common.advice import option_of
+
 
 def once_differentiable(
     owner: str, backend: str, backward: Callable[..., list[Tensor]], *tensors: Tensor
@@ -34,7 +36,7 @@ def one_upstream_gradient(owner: str, backend: str, grad_loss: Tensor) -> None:
         raise RuntimeError(
             f"{owner}: backend {backend!r} takes one upstream gradient at a time, got several "
             "(is_grads_batched=True, or a Jacobian with vectorize=True); "
-            'use backend="reference", or a loop'
+            f'use backend="reference"{option_of(owner)}, or a loop'
         )
 
 
@@ -49,6 +51,6 @@ class _NoSecondOrder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_grads: Tensor) -> Any:
         raise RuntimeError(
-            f"{ctx.owner}: backend {ctx.backend!r} has no second derivatives; "
-            'use backend="reference" where a gradient is differentiated again'
+            f"{ctx.owner}: backend {ctx.backend!r} has no second derivatives; use "
+            f'backend="reference"{option_of(ctx.owner)} where a gradient is differentiated again'
         )

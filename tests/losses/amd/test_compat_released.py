@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -10,8 +11,10 @@ import released
 import torch
 import torch.nn.functional as F
 
+import amd_fused
 from amd_fused import AMDLoss, ATLoss, DistillationLoss, amd_loss, at_loss
 from amd_fused.compat import AngularPenaltyLoss, AngularPenaltyLoss4b
+from amd_fused.losses._common import advice
 
 pytestmark = pytest.mark.filterwarnings("ignore:amd_loss. no fused backend")
 CLASSES = [AngularPenaltyLoss, AngularPenaltyLoss4b]
@@ -222,6 +225,15 @@ def test_a_message_advises_only_what_the_named_object_takes(call, where, owner):
         call()
     assert 'align="adaptive_avg"' in str(error.value)
     owner(align="adaptive_avg")
+
+
+@pytest.mark.parametrize("owner", advice._MODULES)
+def test_what_a_message_names_takes_the_options(owner):
+    function, module = getattr(amd_fused, owner), getattr(amd_fused, advice._MODULES[owner])
+    assert advice.option_of(owner) == f" of {owner} or {module.__name__}"
+    for takes in (function, module):
+        assert "backend" in inspect.signature(takes).parameters
+    assert advice.option_of("AngularPenaltyLoss4b") == ""
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -43,7 +43,6 @@ def _form(key: str, label: str, help: str, look: Look, *, local: bool, masked: b
             scale=settings.scale,
             local_weight=settings.local_weight if local else 0.0,
             mask_threshold=settings.mask_threshold if masked else None,
-            align="adaptive_avg",
             backend=settings.backend,
         )
 

@@ -22,7 +22,7 @@ class Options:
 
 
 def _loss(settings: Settings, embeddings: Embeddings | None) -> nn.Module:
-    return ATLoss(align="adaptive_avg", backend=settings.backend)
+    return ATLoss(backend=settings.backend)
 
 
 TERM = Term(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_MODULES = {
+MODULES = {
     "amd_loss": "AMDLoss",
     "at_loss": "ATLoss",
     "kd_loss": "KDLoss",
@@ -18,4 +18,4 @@ def option_of(owner: str) -> str:
     What the user called may be a DistillationLoss or a module, whose call takes no options. Empty
     for a class that takes them itself.
     """
-    return f" of {owner} or {_MODULES[owner]}" if owner in _MODULES else ""
+    return f" of {owner} or {MODULES[owner]}" if owner in MODULES else ""

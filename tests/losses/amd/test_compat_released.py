@@ -227,9 +227,9 @@ def test_a_message_advises_only_what_the_named_object_takes(call, where, owner):
     owner(align="adaptive_avg")
 
 
-@pytest.mark.parametrize("owner", advice._MODULES)
+@pytest.mark.parametrize("owner", advice.MODULES)
 def test_what_a_message_names_takes_the_options(owner):
-    function, module = getattr(amd_fused, owner), getattr(amd_fused, advice._MODULES[owner])
+    function, module = getattr(amd_fused, owner), getattr(amd_fused, advice.MODULES[owner])
     assert advice.option_of(owner) == f" of {owner} or {module.__name__}"
     for takes in (function, module):
         assert "backend" in inspect.signature(takes).parameters

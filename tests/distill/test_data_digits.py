@@ -104,7 +104,7 @@ def test_crops_of_224_pixels_are_refused():
 def test_held_out_images_are_tested_on_and_change_no_training_subset():
     whole, held = digits(), digits(validation_size=200)
     assert (len(held.train), len(held.test)) == (698, 200)
-    # Of classes of 87 to 92 images, whose last turns not all have.
+    # Of classes of 87 to 91 images, whose last turns not all have.
     assert held.test.labels.bincount(minlength=10).min() >= 17
     parts = [Counter(pixels(held, part)) for part in (held.train, held.test)]
     assert parts[0] + parts[1] == Counter(pixels(whole, whole.train))

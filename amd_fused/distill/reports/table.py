@@ -6,9 +6,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from amd_fused.distill.reports.differences import Comparison, comparisons, names, verdict
 from amd_fused.distill.reports.groups import (
     TEACHER_KEY,
     Group,
@@ -39,6 +40,12 @@ NLL = Metric("nll", "NLL (nats)", ".4f", min)
 DISTANCE = Metric("amd_distance", "AMD distance", ".3g")
 BEST_EPOCH = Metric("best_epoch", "Best epoch", ".1f")
 SPEED = Metric("images_per_second", "Images/s", ".0f")
+# What is compared with KD's, seed by seed.
+COMPARED = (TOP1, ECE, NLL)
+DIFFERENCES_TEXT = (
+    "Differences to KD, seed by seed and under the same teacher: mean and 95 % interval by a "
+    "paired t-test. Where the interval holds 0, these seeds do not tell the method from KD."
+)
 _REPEATED = " A method that a setting does not concern stands in every row of its setup."
 METRICS = (
     *(TOP1, TOP5, ECE, NLL, DISTANCE, BEST_EPOCH),
@@ -79,6 +86,7 @@ def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
         "",
         *_accuracy(setups),
         "",
+        *_differences(setups),
         "The same runs: top-5 accuracy, expected calibration error in 15 bins and negative log "
         "likelihood (the paper prints 100 times it). Bold: the best distilled student of a setup.",
         "",
@@ -90,12 +98,18 @@ def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
 
 
 def table_csv(setups: Sequence[Setup]) -> str:
-    """A line a group: n, then number, mean and standard deviation of each metric, unrounded."""
+    """A line a group: n, then number, mean and standard deviation of each metric, unrounded; then
+    number, mean and 95 % interval of the paired differences to KD, where one KD stands beside it.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f"{metric.key}_{part}" for metric in METRICS for part in ("n", "mean", "std")]
-    writer.writerow(["data", "teacher", "student", "method", "label", "settings", "n", *names])
+    columns = [f"{metric.key}_{part}" for metric in METRICS for part in ("n", "mean", "std")]
+    columns += [
+        f"{metric.key}_to_kd_{part}" for metric in COMPARED for part in ("n", "mean", "low", "high")
+    ]
+    writer.writerow(["data", "teacher", "student", "method", "label", "settings", "n", *columns])
     for setup in setups:
+        beside = comparisons(setup)
         for group in setup.groups:
             settings = "; ".join(f"{name}={value}" for name, value in group.variant)
             row: list[object] = [setup.data, setup.teacher, setup.student, group.key]
@@ -106,6 +120,10 @@ def table_csv(setups: Sequence[Setup]) -> str:
                     row += [0, "", ""]
                 else:
                     row += [found.n, found.mean, "" if found.std is None else found.std]
+            mine = [comparison for comparison in beside if comparison.group is group]
+            for metric in COMPARED:
+                interval = mine[0].interval(metric.key) if len(mine) == 1 else None
+                row += ["0", "", "", ""] if interval is None else list(astuple(interval))
             writer.writerow(row)
     return text.getvalue()
 
@@ -124,6 +142,46 @@ def _accuracy(setups: Sequence[Setup]) -> list[str]:
         named = [setup.data, setup.networks, *settings]
         table.append([*named, *(cells.get(key, "-") for key in keys)])
     return _lines([*head, *(columns[key] for key in keys)], table, numbers=len(keys))
+
+
+def _differences(setups: Sequence[Setup]) -> list[str]:
+    """Nothing where no method has two seeds in common with KD."""
+    table, verdicts = [], []
+    for setup in setups:
+        lines, text = difference_rows(comparisons(setup))
+        table += [[setup.data, setup.networks, *line] for line in lines]
+        if text:
+            verdicts.append(f"{setup.name}: {text}" if len(setups) > 1 else text)
+    if not table:
+        return []
+    head = ["Data", "Teacher → student", "Method", "Seeds", *difference_headings()]
+    return [
+        DIFFERENCES_TEXT,
+        "",
+        *_lines(head, table, numbers=len(COMPARED) + 1),
+        "",
+        *(line for text in verdicts for line in (text, "")),
+    ]
+
+
+def difference_headings() -> list[str]:
+    return [f"{metric.heading} minus KD's" for metric in COMPARED]
+
+
+def difference_rows(compared: Sequence[Comparison]) -> tuple[list[list[str]], str]:
+    """Name, number of pairs and an interval a metric of each comparison; and what top-1's say.
+
+    Comparisons with fewer than two pairs are left out.
+    """
+    rows, verdicts = [], []
+    for name, one in zip(names(compared), compared, strict=True):
+        found = [(one.interval(metric.key), metric) for metric in COMPARED]
+        verdicts.append((name, found[0][0]))
+        count = max((interval.n for interval, _ in found if interval is not None), default=0)
+        if count:
+            cells = ["-" if x is None else x.text(metric.form) for x, metric in found]
+            rows.append([name, str(count), *cells])
+    return rows, verdict(verdicts)
 
 
 def _calibration(setups: Sequence[Setup]) -> list[str]:

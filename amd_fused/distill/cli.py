@@ -116,6 +116,9 @@ def _parser() -> Parser:
     sweep.add_argument("--teacher-epoch", type=int, metavar="N", help="as in distill")
     add_run_options(sweep, "sweep")
 
+    tune = add("tune", _tune, "choose each method's settings on held-out training images")
+    add_run_options(tune, "tune")
+
     backends = add("backends", _backends, "which kernels run here, and why others do not")
     backends.add_argument("--time", action="store_true", help="time the AMD loss with each of them")
     add("recipes", _recipes, "list the recipes and what the paper reports for each").add_argument(
@@ -233,6 +236,16 @@ def _sweep(given: argparse.Namespace) -> None:
         teacher_epoch=given.teacher_epoch,
         show_progress=not given.quiet,
     )
+
+
+def _tune(given: argparse.Namespace) -> None:
+    from amd_fused.distill import summary, tune
+
+    out = folder(given, "tune")
+    chosen = tune.run(
+        recipes.get(given.recipe), overrides(given), out, show_progress=not given.quiet
+    )
+    summary.print_choices(out / f"{given.recipe}.json", chosen)
 
 
 def _backends(given: argparse.Namespace) -> None:

@@ -1,0 +1,82 @@
+"""What `amd-fused tune` tries for the methods of a recipe, and what it chose.
+
+What was chosen lies in `tuned/<recipe>.json` beside this file, with all that was tried; a recipe
+that has such a file takes its methods' settings from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RULE = (
+    "of a method's trials the one with the highest top-1 accuracy on the held-out training images "
+    "after the last epoch; of equal ones that with the lowest negative log likelihood"
+)
+_TUNED = Path(__file__).parent / "tuned"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Of one method.
+
+    Args:
+        method: its key.
+        tried: settings, a trial each.
+        after: the key of a method tried before, whose chosen settings these come on top of.
+    """
+
+    method: str
+    tried: tuple[Mapping[str, Any], ...]
+    after: str | None = None
+
+
+def tuned(recipe: str) -> dict[str, dict[str, Any]]:
+    """The settings chosen for each method of a recipe; none where nothing was tried."""
+    file = _TUNED / f"{recipe}.json"
+    if not file.exists():
+        return {}
+    return dict(json.loads(file.read_text(encoding="utf-8"))["chosen"])
+
+
+def best(outcomes: Sequence[Mapping[str, Any]]) -> int:
+    """Which of a method's trials is chosen, by `RULE`.
+
+    Args:
+        outcomes: "top1" and "nll" of each.
+    """
+    return min(range(len(outcomes)), key=lambda k: (-outcomes[k]["top1"], outcomes[k]["nll"], k))
+
+
+def around(method: str, weight: str, carried: float) -> Trials:
+    """The paper's weight of a method's loss and three others, on top of what was chosen for KD."""
+    values = (carried / 16, carried / 4, carried, carried * 4)
+    return Trials(method, tuple({weight: value} for value in values), "kd")
+
+
+_LOGITS = tuple(
+    {"ce_weight": ce, "kd_weight": kd, "temperature": tau}
+    # The paper's for CIFAR-10, CINIC-10 and Tiny-ImageNet, and equal parts.
+    for ce, kd, tau in ((0.1, 0.9, 4.0), (0.4, 0.6, 16.0), (0.7, 0.3, 16.0), (0.5, 0.5, 4.0))
+)
+# Students' learning rate first, on students from scratch, for all; then KD's weights and
+# temperature, for all with a loss of features; then each loss's weight.
+FASHION = (
+    Trials("scratch", tuple({"lr": lr} for lr in (0.02, 0.05, 0.1, 0.2))),
+    Trials("kd", _LOGITS, "scratch"),
+    Trials("skd", _LOGITS, "scratch"),
+    around("nd", "nd_weight", 1.0),
+    around("lsh", "lsh_weight", 1.0),
+    around("at", "at_weight", 1000.0),
+    around("sp", "sp_weight", 3000.0),
+    around("rkd", "rkd_weight", 1.0),
+    *(
+        around(method, "gamma", 5000.0)
+        for method in ("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl")
+    ),
+    # Its gamma is that of amd-gl, which leaves SP's weight to be chosen.
+    Trials("amd-gl+sp", around("sp", "sp_weight", 3000.0).tried, "amd-gl"),
+)

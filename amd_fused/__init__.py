@@ -5,6 +5,7 @@ from amd_fused._backends import backends
 from amd_fused.hooks import FeatureHooks
 from amd_fused.losses.amd import AMDLoss, amd_loss
 from amd_fused.losses.at import ATLoss, at_loss
+from amd_fused.losses.attention_map import attention_map
 from amd_fused.losses.kd import KDLoss, SphericalKDLoss, kd_loss, spherical_kd_loss
 from amd_fused.losses.lsh import LSHLoss, lsh_loss
 from amd_fused.losses.nd import NDLoss, class_means, nd_loss
@@ -27,6 +28,7 @@ __all__ = [
     "SphericalKDLoss",
     "amd_loss",
     "at_loss",
+    "attention_map",
     "backends",
     "class_means",
     "compat",

@@ -9,6 +9,7 @@ from amd_fused.losses._common.pooling import pool_to_common_size
 from amd_fused.losses._common.saving import kept_by_autograd
 from amd_fused.losses.amd.reference import amd_loss, cos_margin
 from amd_fused.losses.at.reference import at_loss
+from amd_fused.losses.attention_map.reference import attention_map
 from amd_fused.losses.kd.reference import kd_loss, spherical_kd_loss, spherical_logits
 from amd_fused.losses.lsh.reference import lsh_loss
 from amd_fused.losses.nd.reference import nd_loss
@@ -18,6 +19,7 @@ from amd_fused.losses.sp.reference import similarity_distance, sp_loss
 __all__ = [
     "amd_loss",
     "at_loss",
+    "attention_map",
     "compute_dtype",
     "cos_margin",
     "kd_loss",

@@ -144,6 +144,18 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     return list(value)
 
 
+def feature(owner: str, name: str, a: Any) -> None:
+    """[B, C, H, W], no axis empty."""
+    float_tensor(owner, name, a)
+    if a.ndim != 4:
+        raise ValueError(
+            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
+        )
+    for axis, size in zip("BCHW", a.shape, strict=True):
+        if size < 1:
+            raise ValueError(f"{owner}: {name} must have {axis} >= 1, got shape {tuple(a.shape)}")
+
+
 def _samples(owner: str, name: str, a: Any) -> None:
     float_tensor(owner, name, a)
     if a.ndim < 2:

@@ -12,6 +12,7 @@ from amd_fused.losses.nd import NDLoss, class_means, nd_loss
 from amd_fused.losses.rkd import RKDLoss, rkd_loss
 from amd_fused.losses.sp import SPLoss, sp_loss
 from amd_fused.objective import DistillationLoss
+from amd_fused.teacher_cache import IndexedDataset, TeacherCache, TeacherOutputs
 
 __version__ = "0.1.0"
 
@@ -20,12 +21,15 @@ __all__ = [
     "ATLoss",
     "DistillationLoss",
     "FeatureHooks",
+    "IndexedDataset",
     "KDLoss",
     "LSHLoss",
     "NDLoss",
     "RKDLoss",
     "SPLoss",
     "SphericalKDLoss",
+    "TeacherCache",
+    "TeacherOutputs",
     "amd_loss",
     "at_loss",
     "attention_map",

@@ -94,6 +94,17 @@ def test_two_processes_have_the_losses_and_weights_of_one(
     assert two.config()["processes"] == 2
 
 
+def test_two_processes_share_a_teachers_cache(folder: Path, found: list[dict[str, Any]]) -> None:
+    assert_same_run(folder / "two", folder / "cached")
+    kept = {name: RunDir(folder / name).config()["teacher_cache"] for name in ("two", "cached")}
+    assert kept["two"] == {"kept": None, "reason": "2 processes, which could share a folder"}
+    assert kept["cached"] == {"kept": str(folder / "cache"), "reason": None}
+    flags = (folder / "cache" / "filled.npy").read_bytes()
+    assert flags[-60:] == b"\1" * 60
+    for gave in found:
+        assert "--teacher-cache must be auto, off or a folder for 2 processes" in gave["memory"]
+
+
 def test_statistics_apart_are_another_training(folder: Path, found: list[dict[str, Any]]) -> None:
     losses = {name: RunDir(folder / name).epochs()[-1]["loss"] for name in ("one", "apart")}
     assert abs(losses["apart"] / losses["one"] - 1) > 1e-3

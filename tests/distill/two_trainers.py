@@ -107,6 +107,10 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "run": lambda folder: distill(folder, "two"),
     "apart": lambda folder: distill(folder, "apart", changes={"sync_batchnorm": False}),
     "evaluate": lambda folder: engine.evaluate(folder / "teacher"),
+    "cached": lambda folder: distill(
+        folder, "cached", changes={"teacher_cache": str(folder / "cache")}
+    ),
+    "memory": lambda folder: refused(folder, name="memory", changes={"teacher_cache": "memory"}),
     "stopped": stopped,
     "again": lambda folder: refused(folder, name="two"),
     "odd": lambda folder: refused(folder, name="odd", changes={"batch_size": 15}),

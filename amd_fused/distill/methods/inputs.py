@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -14,19 +14,24 @@ class Features:
     """What the losses compare of one network in one step.
 
     Args:
-        maps: feature maps `[B, C, H, W]`, from the first layer to the last.
+        maps: feature maps `[B, C, H, W]`, from the first layer to the last; of a teacher those
+            alone of which a loss takes more than the attention map.
         embedding: `[B, D]` or `[B, D, 1, 1]`; None where no loss takes it.
+        attention: a teacher's attention maps `[B, 1, H, W]`, from the first layer to the last,
+            which stand for its feature maps; empty where no loss takes them.
     """
 
     maps: list[Tensor]
     embedding: Tensor | None
+    attention: list[Tensor] = field(default_factory=list)
 
 
 class Inputs(Enum):
-    """Which features a loss takes: none, all maps, the last map, or the embedding `[B, D]`."""
+    """Which features a loss takes: none, all maps for their attention, the last map, or the
+    embedding `[B, D]`."""
 
     NONE = "none"
-    MAPS = "maps"
+    ATTENTION = "attention"
     LAST_MAP = "last map"
     EMBEDDING = "embedding"
 
@@ -38,9 +43,12 @@ class Inputs(Enum):
             if features.embedding is None:
                 raise ValueError(f"feature_inputs: {owner}.embedding must be given for {loss}")
             return features.embedding.flatten(1)
-        if not features.maps:
+        maps = features.maps
+        if self is Inputs.ATTENTION and features.attention:
+            maps = features.attention
+        if not maps:
             raise ValueError(f"feature_inputs: {owner}.maps must be given for {loss}")
-        return features.maps[-1] if self is Inputs.LAST_MAP else features.maps
+        return maps[-1] if self is Inputs.LAST_MAP else maps
 
 
 @dataclass(frozen=True)

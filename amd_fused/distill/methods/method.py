@@ -71,7 +71,29 @@ class Method:
     @property
     def maps(self) -> bool:
         """Whether a loss compares feature maps."""
-        return any(term.inputs in (Inputs.MAPS, Inputs.LAST_MAP) for term in self.terms)
+        return self.attention or self.last_map
+
+    @property
+    def attention(self) -> bool:
+        """Whether a loss compares maps by their attention alone."""
+        return any(term.inputs is Inputs.ATTENTION for term in self.terms)
+
+    @property
+    def last_map(self) -> bool:
+        """Whether a loss compares the last map with all its channels."""
+        return any(term.inputs is Inputs.LAST_MAP for term in self.terms)
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """What its losses take of a teacher: logits, attention, last-map, embedding."""
+        if not self.distilled:
+            return ()
+        optional = {
+            "attention": self.attention,
+            "last-map": self.last_map,
+            "embedding": self.embedding,
+        }
+        return ("logits", *(name for name, taken in optional.items() if taken))
 
     @property
     def paired(self) -> bool:

@@ -253,7 +253,7 @@ def _all() -> list[Recipe]:
             (*ALL_METHODS, "amd-gl+sp"),
             method_settings=tuned("fashion"),
             trials=FASHION,
-            validation_size=5000,
+            validation_size=2000,
         ),
     ]
     for key in "abcd":

@@ -44,7 +44,8 @@ def run(
             raise UsageError(
                 f"{flag(name)} must not be given, for it is to be chosen, got {overrides[name]}"
             )
-    held_out = {"validation_size": recipe.validation_size, **overrides}
+    # Tested on all that is held out.
+    held_out = {"validation_size": recipe.validation_size, "test_size": 0, **overrides}
     common = {**recipe.settings, **held_out}
     teachers = Settings(
         **{**recipe.settings, **recipe.teacher_settings, **for_teacher(recipe, held_out)},
@@ -89,7 +90,6 @@ def _described(
         "recipe": recipe.name,
         "rule": RULE,
         "validation_size": teachers.validation_size,
-        "test_size": teachers.test_size,
         "seed": SEED,
         **{name: config[name] for name in ("commit", "versions", "device", "started")},
         "teacher_top1": RunDir(teacher).result()["test"]["top1"],

@@ -102,6 +102,12 @@ def _parser() -> Parser:
     )
     table.add_argument("--report", action="store_true", help="write one report.html of all too")
 
+    table.add_argument(
+        "--compare",
+        metavar="OPTION",
+        help="also what runs differ by that differ in this option, as backend or gamma",
+    )
+
     sweep = add("sweep", _sweep, "train teachers and students over methods, seeds and a grid")
     sweep.add_argument(
         "--methods",
@@ -214,6 +220,8 @@ def _table(given: argparse.Namespace) -> None:
     given.output_dir = given.output_dir or given.folders[0]
     out = folder(given)
     print(reports.write_table(given.folders, out))
+    if given.compare:
+        print(reports.write_comparison(given.folders, given.compare, out))
     if given.report:
         reports.write_report(given.folders, out / "report.html")
         print(f"Report: {out / 'report.html'}")

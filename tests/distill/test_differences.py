@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from amd_fused.distill.errors import UsageError
 from amd_fused.distill.reports.differences import Interval
 from amd_fused.distill.reports.report import write_report
-from amd_fused.distill.reports.table import write_table
+from amd_fused.distill.reports.table import write_comparison, write_table
 from distill.run_folders import student_run, teacher_run
 
 # The 97.5 % points of Student's t, as books print them, by degrees of freedom.
@@ -121,3 +122,25 @@ def test_the_report_has_them_too(tmp_path: Path) -> None:
     assert difference["to"] == "KD"
     assert difference["metrics"]["top1"]["mean"] == pytest.approx(0.5)
     assert by_name["KD"] == by_name["Teacher"] == []
+
+
+def test_values_of_a_setting_are_compared_method_by_method(tmp_path: Path) -> None:
+    for seed, lift in enumerate((0.4, 0.5, 0.6)):
+        teacher = teacher_run(tmp_path / f"t{seed}", 99, seed=seed)
+        for backend, more in (("cpp", 0.0), ("reference", lift)):
+            for method, top1 in (("at", 90 + seed), ("amd-g", 92)):
+                path = tmp_path / f"{method}-{backend}-{seed}"
+                student_run(path, method, top1 + more, teacher, seed=seed, backend=backend)
+    found = write_comparison([tmp_path], "backend", tmp_path)
+    assert found == (tmp_path / "compared-backend.md").read_text()
+    rows = [row for row in found.splitlines() if " minus " in row]
+    assert [row.strip("|").split("|")[2:5] for row in rows] == [
+        [f" {name}, backend reference minus {name}, backend cpp ", " 3 ", " +0.50 [+0.25, +0.75] "]
+        for name in ("AT", "AMD (g)")
+    ]
+
+
+def test_a_setting_in_which_nothing_differs_is_refused(tmp_path: Path) -> None:
+    runs(tmp_path, {"at": (0.5, 0.6)})
+    with pytest.raises(UsageError, match=r"--compare must be an option in which .*, got 'gamma'"):
+        write_comparison([tmp_path], "gamma", tmp_path)

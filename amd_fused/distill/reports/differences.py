@@ -1,4 +1,4 @@
-"""Paired differences to KD over seeds: what is left of a method's lead when chance is taken off.
+"""Paired differences over seeds, to KD or another setting: what is left of them without chance.
 
 Runs of one seed share their weights' start, the order of the images and the teacher, so their
 difference varies less than either of them.
@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 
 from amd_fused.distill.reports.groups import TEACHER_KEY, Group, Setup, rows
 from amd_fused.distill.reports.runs import Run
+from amd_fused.distill.reports.variants import Variant
 
 REFERENCE_KEY = "kd"
 LEVEL = 0.95
@@ -53,13 +54,13 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A group and the KD group of the same row of the table."""
+    """A group and what it is compared with, as the KD group of the same row of the table."""
 
     group: Group
     reference: Group
 
     def interval(self, metric: str) -> Interval | None:
-        """Of the metric's differences, group minus KD, over the seeds that both have.
+        """Of the metric's differences, group minus reference, over the seeds that both have.
 
         Distilled students are pairs where they also had the same teacher.
         """
@@ -79,6 +80,16 @@ def comparisons(setup: Setup) -> list[Comparison]:
                 if group.key not in (TEACHER_KEY, REFERENCE_KEY):
                     found[group.name, reference.name] = Comparison(group, reference)
     return list(found.values())
+
+
+def by_setting(setup: Setup, setting: str) -> list[Comparison]:
+    """Groups of one method that differ in a setting alone, each beside that of the first value."""
+    same: dict[tuple[str, Variant], list[Group]] = {}
+    for group in setup.groups:
+        if setting in dict(group.variant):
+            others = tuple(item for item in group.variant if item[0] != setting)
+            same.setdefault((group.key, others), []).append(group)
+    return [Comparison(group, first) for first, *rest in same.values() for group in rest]
 
 
 def names(compared: Sequence[Comparison]) -> list[str]:

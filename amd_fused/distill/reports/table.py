@@ -9,7 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from amd_fused.distill.reports.differences import Comparison, comparisons, names, verdict
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.reports.differences import (
+    Comparison,
+    by_setting,
+    comparisons,
+    names,
+    verdict,
+)
 from amd_fused.distill.reports.groups import (
     TEACHER_KEY,
     Group,
@@ -42,9 +49,10 @@ BEST_EPOCH = Metric("best_epoch", "Best epoch", ".1f")
 SPEED = Metric("images_per_second", "Images/s", ".0f")
 # What is compared with KD's, seed by seed.
 COMPARED = (TOP1, ECE, NLL)
+_PAIRED = "{}, seed by seed and under the same teacher: mean and 95 % interval by a paired t-test."
 DIFFERENCES_TEXT = (
-    "Differences to KD, seed by seed and under the same teacher: mean and 95 % interval by a "
-    "paired t-test. Where the interval holds 0, these seeds do not tell the method from KD."
+    f"{_PAIRED.format('Differences to KD')} Where the interval holds 0, these seeds do not tell "
+    "the method from KD."
 )
 _REPEATED = " A method that a setting does not concern stands in every row of its setup."
 METRICS = (
@@ -68,6 +76,32 @@ def write_table(folders: Sequence[Path], out: Path) -> str:
     text = markdown(setups, unfinished(folders))
     _write(out / "table.md", text)
     _write(out / "table.csv", table_csv(setups))
+    return text
+
+
+def write_comparison(folders: Sequence[Path], setting: str, out: Path) -> str:
+    """What a setting's values differ by, method by method, as compared-<setting>.md in `out`.
+
+    Returns the Markdown.
+
+    Raises:
+        UsageError: no two finished runs of a method differ in it.
+    """
+    name = setting.removeprefix("--").replace("-", "_")
+    table = []
+    for setup in arrange(gather(folders)):
+        for one in by_setting(setup, name):
+            cells = _interval_cells(one)
+            named = f"{one.group.name} minus {one.reference.name}"
+            table.append([setup.data, setup.networks, named, *(cells or ["1", "-", "-", "-"])])
+    if not table:
+        raise UsageError(
+            f"--compare must be an option in which runs of one method differ, got {setting!r}"
+        )
+    head = ["Data", "Teacher → student", "Difference", "Seeds", *(m.heading for m in COMPARED)]
+    lines = [_PAIRED.format("Differences"), "", *_lines(head, table, numbers=len(COMPARED) + 1)]
+    text = "\n".join(lines) + "\n"
+    _write(out / f"compared-{name}.md", text)
     return text
 
 
@@ -175,13 +209,18 @@ def difference_rows(compared: Sequence[Comparison]) -> tuple[list[list[str]], st
     """
     rows, verdicts = [], []
     for name, one in zip(names(compared), compared, strict=True):
-        found = [(one.interval(metric.key), metric) for metric in COMPARED]
-        verdicts.append((name, found[0][0]))
-        count = max((interval.n for interval, _ in found if interval is not None), default=0)
-        if count:
-            cells = ["-" if x is None else x.text(metric.form) for x, metric in found]
-            rows.append([name, str(count), *cells])
+        verdicts.append((name, one.interval(TOP1.key)))
+        if cells := _interval_cells(one):
+            rows.append([name, *cells])
     return rows, verdict(verdicts)
+
+
+def _interval_cells(one: Comparison) -> list[str]:
+    """Number of pairs and an interval a metric; nothing for fewer than two pairs."""
+    found = [(one.interval(metric.key), metric) for metric in COMPARED]
+    count = max((interval.n for interval, _ in found if interval is not None), default=0)
+    cells = ["-" if x is None else x.text(metric.form) for x, metric in found]
+    return [str(count), *cells] if count else []
 
 
 def _calibration(setups: Sequence[Setup]) -> list[str]:

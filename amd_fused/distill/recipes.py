@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amd_fused.distill import paper
+from amd_fused.distill import fashion, paper
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import TERMS
 from amd_fused.distill.paper import Setup
-from amd_fused.distill.trials import FASHION, Trials, tuned
+from amd_fused.distill.trials import Trials, tuned
 
 # All single methods, in the order of the tables.
 ALL_METHODS = tuple(term.key for term in TERMS)
@@ -122,27 +122,6 @@ _DIGITS = {
 }
 _DIGITS_TEACHER = {"train_size": 0, "epochs": 10}
 
-# Setup (a) on real images for two CPU cores, in 25 minutes: the paper's networks and map sizes,
-# with few images and steps. What no trials choose is the paper's for CIFAR-10, but for batches of
-# 32, for more steps, and a cosine, as for digits. Accuracy is that of half of the test images, in
-# which testing takes as long as training. In bfloat16 and channels_last a step takes half as long
-# on processors with instructions for the former.
-_FASHION = {
-    "data": "fashion-mnist",
-    "train_size": 2000,
-    "test_size": 5000,
-    "teacher": "wrn16-3",
-    "student": "wrn16-1",
-    "epochs": 6,
-    "batch_size": 32,
-    "lr": 0.05,
-    "schedule": "cosine",
-    "milestones": (),
-    "mixed_precision": "bf16",
-    "channels_last": True,
-}
-_FASHION_TEACHER = {"train_size": 8000, "epochs": 3}
-
 
 def _setup(name: str, title: str, common: dict[str, Any], setup: Setup, **more: Any) -> Recipe:
     networks = {"teacher": setup.teacher, "student": setup.student}
@@ -245,31 +224,7 @@ def _all() -> list[Recipe]:
             _DIGITS_TEACHER,
             (*ALL_METHODS, "amd-gl+sp"),
         ),
-        Recipe(
-            "fashion",
-            "all methods on 2,000 images of Fashion-MNIST, five seeds",
-            _FASHION,
-            _FASHION_TEACHER,
-            (*ALL_METHODS, "amd-gl+sp"),
-            method_settings=tuned("fashion"),
-            trials=FASHION,
-            validation_size=2000,
-        ),
     ]
-    for key in "abcd":
-        setup = paper.CIFAR10[key]
-        networks = {"teacher": setup.teacher, "student": setup.student}
-        made.append(
-            Recipe(
-                f"fashion-{key}",
-                f"Fashion-MNIST, all methods, the networks and settings of {setup.source}",
-                {**_CIFAR10, "data": "fashion-mnist", **networks},
-                methods=(*ALL_METHODS, "amd-gl+sp"),
-                method_settings=tuned(f"fashion-{key}"),
-                trials=FASHION,
-                validation_size=5000,
-            )
-        )
     for data, title, setups, common in (
         ("cifar10", "CIFAR-10", paper.CIFAR10, _CIFAR10),
         ("cinic10", "CINIC-10", paper.CINIC10, _CINIC10),
@@ -287,7 +242,52 @@ def _all() -> list[Recipe]:
         paper.IMAGENET,
     )
     made.append(replace(imagenet, seeds=1, teacher_settings={}))
-    return [*made, *_variants()]
+    return [*made, *_variants(), *_fashion()]
+
+
+def _fashion() -> list[Recipe]:
+    """Fashion-MNIST: the short form, its grids, and setups (a) to (d) as on CIFAR-10."""
+    short = Recipe(
+        "fashion",
+        "all methods on 2,000 images of Fashion-MNIST, five seeds",
+        fashion.SETTINGS,
+        fashion.TEACHER_SETTINGS,
+        (*ALL_METHODS, "amd-gl+sp"),
+        method_settings=tuned("fashion"),
+        trials=fashion.TRIALS,
+        validation_size=2000,
+    )
+    grids = [
+        replace(
+            short,
+            name=f"fashion-{name}",
+            title=f"accuracy by {name} on Fashion-MNIST, AMD (g)",
+            methods=("kd", "amd-g"),
+            grid={name: values},
+            trials=(),
+        )
+        for name, values in _GRIDS.items()
+    ]
+    whole = []
+    for key in "abcd":
+        setup = paper.CIFAR10[key]
+        whole.append(
+            replace(
+                short,
+                name=f"fashion-{key}",
+                title=f"Fashion-MNIST, all methods, networks and settings of {setup.source}",
+                settings={
+                    **_CIFAR10,
+                    "data": "fashion-mnist",
+                    "teacher": setup.teacher,
+                    "student": setup.student,
+                },
+                teacher_settings={},
+                method_settings=tuned(f"fashion-{key}"),
+                validation_size=5000,
+            )
+        )
+    return [short, *grids, *whole]
 
 
 RECIPES = {recipe.name: recipe for recipe in _all()}

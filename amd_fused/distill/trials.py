@@ -55,28 +55,3 @@ def around(method: str, weight: str, carried: float) -> Trials:
     """The paper's weight of a method's loss, a fifth and five times that; KD's choice below."""
     values = (carried / 5, carried, carried * 5)
     return Trials(method, tuple({weight: value} for value in values), "kd")
-
-
-_LOGITS = tuple(
-    {"ce_weight": ce, "kd_weight": kd, "temperature": tau}
-    # The paper's for CIFAR-10, CINIC-10 and Tiny-ImageNet.
-    for ce, kd, tau in ((0.1, 0.9, 4.0), (0.4, 0.6, 16.0), (0.7, 0.3, 16.0))
-)
-# Students' learning rate first, on students from scratch, for all; then KD's weights and
-# temperature, for all with a loss of features; then each loss's weight.
-FASHION = (
-    Trials("scratch", tuple({"lr": lr} for lr in (0.02, 0.05, 0.1))),
-    Trials("kd", _LOGITS, "scratch"),
-    Trials("skd", _LOGITS, "scratch"),
-    around("nd", "nd_weight", 1.0),
-    around("lsh", "lsh_weight", 1.0),
-    around("at", "at_weight", 1000.0),
-    around("sp", "sp_weight", 3000.0),
-    around("rkd", "rkd_weight", 1.0),
-    *(
-        around(method, "gamma", 5000.0)
-        for method in ("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl")
-    ),
-    # Its gamma is that of amd-gl, which leaves SP's weight to be chosen.
-    Trials("amd-gl+sp", around("sp", "sp_weight", 3000.0).tried, "amd-gl"),
-)

@@ -11,7 +11,7 @@ from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 
 # Not the paper's data, with settings of their own.
-OWN = ("demo", "digits", "fashion")
+OWN = ("demo", "digits", "fashion", "fashion-gamma", "fashion-margin")
 # Section 5.1.2, "(lambda_1, lambda_2, tau)".
 WEIGHTS = {
     "cifar10": (0.1, 0.9, 4),

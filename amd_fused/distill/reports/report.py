@@ -19,7 +19,7 @@ from amd_fused.distill.reports.gradcam import GradCam, setup_grad_cams
 from amd_fused.distill.reports.groups import Setup, arrange, label
 from amd_fused.distill.reports.numbers import SetupNumbers, numbers
 from amd_fused.distill.reports.page import Page
-from amd_fused.distill.reports.runs import Run, gather
+from amd_fused.distill.reports.runs import Run, gather, tested_on
 from amd_fused.distill.reports.style import png
 from amd_fused.distill.reports.table import (
     BEST_EPOCH,
@@ -139,7 +139,7 @@ def _results(page: Page, runs: Sequence[Run], setups: Sequence[Setup]) -> None:
     several = any(len(group.metrics) > 1 for setup in setups for group in setup.groups)
     over = "mean ± standard deviation (n - 1) over seeds" if several else "one seed each"
     page.text(
-        f"On all test images after the last epoch, {over}. AMD distance: the global AMD loss "
+        f"On {tested_on(runs)} after the last epoch, {over}. AMD distance: the global AMD loss "
         "between student and teacher on the test images. Student: trained from scratch."
     )
     for setup in setups:

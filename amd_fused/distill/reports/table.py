@@ -25,7 +25,7 @@ from amd_fused.distill.reports.groups import (
     order,
     rows,
 )
-from amd_fused.distill.reports.runs import gather, unfinished
+from amd_fused.distill.reports.runs import gather, tested_on, unfinished
 from amd_fused.distill.reports.variants import variant_texts
 from amd_fused.distill.run_dir import write_atomically
 
@@ -113,8 +113,9 @@ def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     over = f"mean ± standard deviation (n - 1) over {seeds} seeds"
     over = "one seed each" if counts[-1] == 1 else over
+    images = tested_on([run for group in groups for run in group.runs])
     lines = [
-        f"Top-1 accuracy (%) of all test images after the last epoch, {over}. Student: trained "
+        f"Top-1 accuracy (%) of {images} after the last epoch, {over}. Student: trained "
         "from scratch. Bold: the best distilled student of a row."
         f"{_REPEATED if any(len(rows(setup)) > 1 for setup in setups) else ''}",
         "",

@@ -10,13 +10,15 @@ import pytest
 
 pytest.importorskip("accelerate")
 
-from amd_fused.distill import recipes, sweep, trials
+from amd_fused.distill import engine, recipes, sweep, trials
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
+from amd_fused.distill.errors import TrainingError
 from amd_fused.distill.methods import parse
 from amd_fused.distill.run_dir import RunDir, find_runs
 from amd_fused.distill.trials import Trials, best, tuned
 from amd_fused.distill.tune import SEED
+from distill.run_folders import teacher_run
 
 TRIED = (
     Trials("scratch", ({"lr": 0.01}, {"lr": 0.1})),
@@ -123,6 +125,38 @@ def test_a_sweep_gives_each_method_what_was_chosen_for_it_and_the_command_line_w
     assert (amd.settings.temperature, amd.settings.gamma) == (Settings().temperature, 7)
     (points,) = sweep.points(Settings(), methods, 1, {"gamma": (1.0, 2.0)}, own)
     assert [point.settings.gamma for point in points[1:]] == [1, 2]
+
+
+OWN = replace(TINY, method_settings={"kd": {"temperature": 8.0, "lr": 0.3}})
+
+
+def test_a_sweep_takes_them_from_its_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Settings] = []
+    monkeypatch.setattr(engine, "train_teacher", lambda *_, **options: None)
+    monkeypatch.setattr(engine, "distill", lambda settings, *_, **options: given.append(settings))
+    monkeypatch.setattr(sweep, "finish", lambda *_: None)
+    methods = (parse("scratch"), parse("kd"))
+    sweep.run(OWN, {"lr": 0.7}, tmp_path, methods=methods, seeds=1, grid={})
+    assert [(s.temperature, s.lr) for s in given] == [(Settings().temperature, 0.7), (8, 0.7)]
+
+
+def test_a_single_student_takes_them_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Settings] = []
+
+    def distill(settings: Settings, *_: object, **options: object) -> None:
+        given.append(settings)
+        raise TrainingError("far enough")
+
+    monkeypatch.setitem(recipes.RECIPES, "tiny", OWN)
+    monkeypatch.setattr(engine, "distill", distill)
+    teacher = teacher_run(tmp_path / "teacher", 90)
+    for options in ([], ["--lr=0.7"]):
+        arguments = [*options, "--method=kd", "--teacher-run", str(teacher)]
+        out = str(tmp_path / "out")
+        assert main(["distill", "--recipe=tiny", *arguments, "--output-dir", out]) == 3
+    assert [(s.temperature, s.lr) for s in given] == [(8, 0.3), (8, 0.7)]
 
 
 def test_a_recipe_reads_what_was_committed_for_it(

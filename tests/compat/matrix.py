@@ -55,13 +55,13 @@ class Row:
 
 # Every Python, every minor version of torch and Triton 3.4, 3.6 and the newest at least once; the
 # oldest and the newest torch with several Pythons. The most telling rows come first.
+# The interpreters of Triton 3.4 and 3.6 do not work with the newest NumPy.
 ROWS = (
-    # Triton 3.4's interpreter does not work with NumPy 2.4.
     Row("3.10", "==2.10.0", "==3.4.0", ("numpy<2.4",)),
     Row("3.11", "==2.13.0", ""),
     Row("3.13", "", ""),
-    Row("3.12", "==2.11.0", "==3.6.0"),
-    Row("3.13", "==2.10.0"),
+    Row("3.12", "==2.11.0", "==3.6.0", ("numpy<2.4",)),
+    Row("3.13", "==2.10.0", "==3.6.0", ("numpy<2.4",)),
     Row("3.10", "==2.14.1"),
     Row("3.11", "==2.12.1"),
     Row("3.12", "", "==3.4.0", ("numpy<2.4",)),
@@ -156,15 +156,15 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
     parser = argparse.ArgumentParser(prog="make compat", description=__doc__.split("\n\n")[0])
     parser.add_argument(
         "--only",
-        nargs="+",
+        nargs="*",
         choices=[row.name for row in rows],
         metavar="ROW",
-        help="run these again, with the wheel of before; the others' results stay. Rows: "
+        help="run these, with the wheel of before; the others' results stay. Rows: "
         + ", ".join(row.name for row in rows),
     )
     parser.add_argument("--page", type=Path, default=PAGE, help="default: docs/versions.md")
     given = parser.parse_args(arguments)
-    if given.only:
+    if given.only is not None:
         wheel = existing_wheel()
     else:
         shutil.rmtree(FOLDER, ignore_errors=True)
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None, rows: Sequence[Row] = ROWS) -> 
         if python is None:
             not_run.append(row)
             print(f"compat: {row.name}: not run, no python{row.python} was found", flush=True)
-        elif not given.only or row.name in given.only:
+        elif given.only is None or row.name in given.only:
             outcome = run_row(row, python, wheel)
             entry = dataclasses.asdict(outcome) | {"passed": outcome.passed}
             (results / f"{row.name}.json").write_text(json.dumps(entry, indent=1))

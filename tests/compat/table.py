@@ -32,6 +32,9 @@ built with torch {built_with}: LibTorch's stable ABI lets torch 2.10 and all lat
 
 "losses" has the largest relative error in float32 on {backends}; 2e-6 is allowed.
 
+The interpreters (`TRITON_INTERPRET=1`) of Triton 3.4 and 3.6 do not work with the newest NumPy:
+those rows have an older one. Kernels on a GPU do not meet NumPy.
+
 ## setuptools
 
 torch 2.11 and 2.12 want setuptools < 82, torch >= 2.13 and building this package >= 77.0.3:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +19,6 @@ from benchmarks.measure.subject import (
     IdealBytes,
     Inputs,
     Variant,
-    input_sets,
 )
 from benchmarks.show import table
 
@@ -160,20 +158,6 @@ def test_calls_go_through_all_sets_of_inputs_in_turn():
     assert seen == [0, 0, 0, 1, 2, 0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("bytes_of_one", "sets"),
-    [
-        (MIB, 4),  # four times the cache of 1 MiB
-        (3 * MIB // 2, 3),  # rounded up
-        (64 * MIB, 2),  # two at least
-        (100, 128),  # 128 at most
-        (4 * 2**30, 2),
-    ],
-)
-def test_sets_of_inputs_exceed_the_cache(bytes_of_one, sets):
-    assert input_sets(bytes_of_one, CPU) == sets
-
-
 def test_copy_buffers_are_well_beyond_the_cache(monkeypatch):
     assert Copy(CPU).buffer_bytes == 64 * MIB
     monkeypatch.setattr(environment, "last_level_cache_bytes", lambda device: 20 * MIB)
@@ -213,15 +197,6 @@ def test_peak_counts_what_lives_at_once_and_the_result():
         return second, small
 
     assert trace.peak_extra_bytes(step, CPU) == 8 * MIB
-
-
-def test_oracle_gets_all_floating_inputs_in_float64():
-    labels = torch.tensor([1, 0])
-    inputs = Inputs([torch.ones(2, 3).half()], [torch.ones(2, 3)], (labels, torch.ones(4)))
-    (student,), (teacher,), *constants = inputs.in_float64().arguments
-    assert student.requires_grad
-    dtypes = [a.dtype for a in (student, teacher, *constants)]
-    assert dtypes == [torch.float64, torch.float64, torch.int64, torch.float64]
 
 
 class FakeClock:
@@ -313,10 +288,3 @@ def test_table_of_a_gpu_gives_the_share_of_copy_bandwidth(on_gpu):
     ours = table.render_ours([record, record]).splitlines()
     assert len(ours) == 4  # head, rule, and a row for each case
     assert ours[2].startswith("| 2x3x4x5, nchw, float32: ours |")
-
-
-def test_float16_loss_has_the_weight_of_a_scaled_objective():
-    case = case_of(variant(EAGER), weight=3.0)
-    assert case.upstream == 3.0
-    assert replace(case, dtype=torch.float16).upstream == 3.0 * 2**13
-    assert replace(case, dtype=torch.float16, scale=16.0).upstream == 48.0

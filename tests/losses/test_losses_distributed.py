@@ -1,4 +1,4 @@
-"""Class means and hash biases over the shards of two processes are those over all data."""
+"""Class means, hash biases and banks over the shards of two processes are those over all data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from two_processes import CLASSES, data
+from two_processes import CLASSES, contrasted, data
 
 from amd_fused import LSHLoss
 
@@ -65,3 +65,13 @@ def test_errors_are_raised_in_both(results: list[dict[str, Any]]) -> None:
         assert "got none of 2 classes: 5, 6" in result["a class is missing"]
     assert "RuntimeError: class_means: it failed in another" in results[0]["one process fails"]
     assert "TypeError: class_means: the model's result" in results[1]["one process fails"]
+
+
+def test_both_have_the_banks_and_normalisers_of_all_samples(results: list[dict[str, Any]]) -> None:
+    whole, values = contrasted(0, 8)
+    shares = [result["contrast"] for result in results]
+    for name, a in whole.state_dict().items():
+        assert torch.equal(shares[0][name], shares[1][name])
+        torch.testing.assert_close(shares[0][name], a)
+    mean = (3 * shares[0]["values"] + 5 * shares[1]["values"]) / 8
+    torch.testing.assert_close(mean, values)

@@ -112,7 +112,7 @@ def points(
                         **of_methods.get(method.key, {}),
                         "method": method,
                         "seed": seed,
-                        "teacher_cache": _cache(settings, method, seed),
+                        "teacher_cache": cache_of(settings, method, seed),
                         **at,
                     }
                 ),
@@ -155,7 +155,8 @@ def _check_epoch(epoch: int | None, teachers: Settings) -> None:
     )
 
 
-def _cache(settings: Settings, method: Method, seed: int) -> str:
+def cache_of(settings: Settings, method: Method, seed: int) -> str:
+    """`--teacher-cache` of a student: in a folder, one a teacher and what a method takes of it."""
     folder = settings.teacher_cache_folder
     if folder is None:
         return settings.teacher_cache

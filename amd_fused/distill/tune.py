@@ -21,7 +21,7 @@ from amd_fused.distill.methods import parse
 from amd_fused.distill.recipes import Recipe
 from amd_fused.distill.run_dir import RunDir, write_json
 from amd_fused.distill.setting import flag
-from amd_fused.distill.sweep import for_teacher
+from amd_fused.distill.sweep import cache_of, for_teacher
 from amd_fused.distill.trials import RULE, best
 
 SEED = 1000
@@ -65,6 +65,7 @@ def run(
                 **{**common, **base, **tried, "method": parse(trials.method), "seed": SEED},
                 recipe=recipe.name,
             )
+            settings = settings.changed(teacher_cache=cache_of(settings, settings.method, SEED))
             path = out / trials.method / f"trial-{number}"
             under = engine.TeacherChoice(teacher) if settings.method.distilled else None
             result = engine.distill(settings, path, under, resume=True, show_progress=show_progress)

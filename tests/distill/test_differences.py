@@ -65,7 +65,8 @@ def test_pairs_are_runs_of_one_seed_so_that_what_seeds_share_drops_out(tmp_path:
     # Deviation sqrt(0.28): 4.303 * 0.5292 / sqrt(3) = 1.315.
     assert line(found, "AT")[:3] == ["AT", "3", "+0.10 [-1.21, +1.41]"]
     assert line(found, "Student")[:3] == ["Student", "3", "-3.00 [-3.25, -2.75]"]
-    assert "Above KD: AMD (g). Below KD: Student. Not distinguishable from KD: AT." in found
+    assert "Top-1 above KD: AMD (g). Top-1 below KD: Student." in found
+    assert "Top-1 not distinguishable from KD: AT." in found
     assert "of 3 methods equal to KD, 0.15 would be taken" in found
 
 
@@ -115,7 +116,7 @@ def test_the_report_has_them_too(tmp_path: Path) -> None:
     write_report([tmp_path / "runs"], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "+0.50 [+0.25, +0.75]" in page
-    assert "Above KD: AMD (g)." in page
+    assert "Top-1 above KD: AMD (g)." in page
     (setup,) = json.loads((tmp_path / "report.json").read_text())["setups"]
     by_name = {group["name"]: group["differences"] for group in setup["groups"]}
     (difference,) = by_name["AMD (g)"]

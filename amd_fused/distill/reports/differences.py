@@ -107,7 +107,8 @@ def verdict(named: Sequence[tuple[str, Interval | None]]) -> str:
     Args:
         named: the groups' names with their intervals, of which None are left out.
     """
-    above, below, neither = "Above KD", "Below KD", "Not distinguishable from KD"
+    above, below = "Top-1 above KD", "Top-1 below KD"
+    neither = "Top-1 not distinguishable from KD"
     parts: dict[str, list[str]] = {above: [], below: [], neither: []}
     for name, interval in named:
         if interval is not None:

@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper-digits paper-fashion test test-all tritons compat sanitize lint bench gpu build clean FORCE
+.PHONY: help demo paper-digits paper-fashion test test-all tritons compat sanitize lint bench docs gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
@@ -61,6 +61,15 @@ lint: $(STAMPS)/dev-distill-vision ## check format, style, types and what import
 bench: $(STAMPS)/bench ## measure the losses against PyTorch and the speed of memory
 	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
+# The pages and what they show, as they lie to each other in the repository.
+docs: $(STAMPS)/docs ## build the documentation into build/site, and refuse a link that leads nowhere
+	rm -rf build/docs build/site
+	mkdir -p build/docs/benchmarks
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md docs examples build/docs
+	cp -r benchmarks/results build/docs/benchmarks
+	rm -rf build/docs/examples/__pycache__
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
+
 # Nothing is installed: it takes the torch that PYTHON has. Where the sources came without their
 # repository, AMD_FUSED_COMMIT names the commit.
 gpu: ## on a machine with an NVIDIA GPU: its tests and benchmarks, STAGE=a, then b; results into OUT
@@ -90,7 +99,7 @@ $(STAMPS)/build: $(STAMPS)/torch $(STAMPS)/settings $(SOURCES)
 	@touch $@
 
 # The extras of a stamp's name, with - between them.
-$(STAMPS)/distill $(STAMPS)/test-distill-vision $(STAMPS)/dev-distill-vision $(STAMPS)/bench: \
+$(STAMPS)/distill $(STAMPS)/test-distill-vision $(STAMPS)/dev-distill-vision $(STAMPS)/bench $(STAMPS)/docs: \
 		$(STAMPS)/%: pyproject.toml constraints.txt | $(STAMPS)/build
 	@echo "Installing the extras: $(subst -, and ,$*)"
 	@$(PIP) --no-build-isolation --editable '.[$(subst -,$(comma),$*)]'

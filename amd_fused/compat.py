@@ -7,8 +7,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from amd_fused.losses._common import value_checks
+from amd_fused.losses._common import pair_checks, value_checks
 from amd_fused.losses.amd.function import amd_loss
+from amd_fused.losses.amd.options import AMDOptions, check, keywords_of, options_of
+
+# What the released code spells its own way.
+_RENAMED = {"margin": "m", "scale": "s"}
 
 
 class AngularPenaltyLoss(nn.Module):
@@ -25,6 +29,10 @@ class AngularPenaltyLoss(nn.Module):
             computed here has none. (The eps of the attention map's norm is 1e-6 in both.)
         s: scale > 0; None or 0: 64.
         m: angular margin > 0; None or 0: 1.35.
+        options: the other keywords of :func:`amd_fused.amd_loss`, such as
+            ``align="adaptive_avg"`` for pairs with maps of different sizes or ``formula="paper"``.
+            ``layer_weights`` has a factor for each of the losses. They are attributes of
+            ``options``, and may be changed between calls.
 
     ``forward(g_s, g_t)``: lists of student and teacher features [B, C, H, W], of equal length.
     Returns a list of 0-d tensors, float32, or float64 for float64 features. ``sum(...)`` it, or
@@ -46,6 +54,7 @@ class AngularPenaltyLoss(nn.Module):
         eps: float = 1e-7,
         s: float | None = None,
         m: float | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -63,6 +72,12 @@ class AngularPenaltyLoss(nn.Module):
         self.m = m or 1.35
         value_checks.positive(owner, "s", self.s)
         value_checks.positive(owner, "m", self.m)
+        for name, own in _RENAMED.items():
+            if name in options:
+                raise TypeError(f"{owner}: {name} is called {own} here, got {name}={options[name]}")
+        given = {"formula": "released", "local_weight": self._local_weight, **options}
+        self.options = options_of(AMDOptions, owner, given)
+        check(owner, self.options)
 
     def forward(self, g_s: Sequence[Tensor], g_t: Sequence[Tensor]) -> list[Tensor]:
         owner = type(self).__name__
@@ -72,20 +87,30 @@ class AngularPenaltyLoss(nn.Module):
                 f"{owner}: g_s and g_t must have the same number of feature maps, "
                 f"got {len(students)} and {len(teachers)}"
             )
+        options = self.options
+        # All pairs at once, so that a message names this class and the pair.
+        pair_checks.feature_pairs(
+            owner,
+            students,
+            teachers,
+            options,
+            local_weight=options.local_weight,
+            layer_weights=options.layer_weights,
+            align=options.align,
+        )
+        keywords = {**keywords_of(options), "margin": self.m, "scale": self.s}
+        weights = options.layer_weights or [1.0] * len(students)
         return [
-            amd_loss(
-                f_s,
-                f_t,
-                formula="released",
-                local_weight=self._local_weight,
-                margin=self.m,
-                scale=self.s,
-            )
-            for f_s, f_t in zip(students, teachers, strict=True)
+            amd_loss(f_s, f_t, **{**keywords, "layer_weights": [weight]})
+            for f_s, f_t, weight in zip(students, teachers, weights, strict=True)
         ]
 
     def extra_repr(self) -> str:
-        return f"loss_type={self.loss_type!r}, s={self.s}, m={self.m}"
+        own = {"loss_type": self.loss_type, "s": self.s, "m": self.m}
+        options = keywords_of(self.options)
+        default = keywords_of(AMDOptions(formula="released", local_weight=self._local_weight))
+        changed = {name: value for name, value in options.items() if value != default[name]}
+        return ", ".join(f"{name}={value!r}" for name, value in {**own, **changed}.items())
 
 
 class AngularPenaltyLoss4b(AngularPenaltyLoss):

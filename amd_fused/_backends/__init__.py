@@ -49,6 +49,7 @@ def choose(
         RuntimeError: the named backend cannot run here, not on this device, or has no such kernel.
     """
     usable = (*among, "reference")
+    remedy = 'use backend="auto"'
     if backend == "auto":
         backend = os.environ.get(ENVIRONMENT_VARIABLE) or "auto"
         if backend not in BACKENDS:
@@ -58,6 +59,7 @@ def choose(
             )
         if backend not in usable:
             backend = "auto"
+        remedy = f"unset the environment variable {ENVIRONMENT_VARIABLE}"
     if backend == "auto":
         order = [name for name in _AUTO_ORDER.get(device_type, ("reference",)) if name in usable]
         chosen = next(name for name in order if _state(name) == "usable")
@@ -78,7 +80,7 @@ def choose(
     if device_type not in devices:
         raise RuntimeError(
             f"{owner}: backend {backend!r} runs on {' or '.join(devices)} tensors, got tensors on "
-            f'{device_type}; use backend="auto" or move the tensors'
+            f"{device_type}; {remedy} or move the tensors"
         )
     return backend
 

@@ -127,6 +127,7 @@ def _parser() -> Parser:
 
     backends = add("backends", _backends, "which kernels run here, and why others do not")
     backends.add_argument("--time", action="store_true", help="time the AMD loss with each of them")
+    add("doctor", _doctor, "what to paste into a bug report: versions, machine, backends")
     add("recipes", _recipes, "list the recipes and what the paper reports for each").add_argument(
         "name", nargs="?", help="show one in full"
     )
@@ -260,6 +261,12 @@ def _backends(given: argparse.Namespace) -> None:
     from amd_fused.distill import summary
 
     summary.print_backends(timed=given.time)
+
+
+def _doctor(given: argparse.Namespace) -> None:
+    from amd_fused import doctor
+
+    print(doctor.report())
 
 
 def _recipes(given: argparse.Namespace) -> None:

@@ -101,10 +101,10 @@ class Settings(MethodSettings):
         "networks", (), "module paths of the student's feature maps, as many as the teacher's"
     )
     teacher_embedding: str = setting(
-        "networks", "", "module path of the teacher's embedding (for nd, lsh, rkd)"
+        "networks", "", "module path of the teacher's embedding (for nd, lsh, rkd, cc, crd)"
     )
     student_embedding: str = setting(
-        "networks", "", "module path of the student's embedding (for nd, lsh, rkd)"
+        "networks", "", "module path of the student's embedding (for nd, lsh, rkd, cc, crd)"
     )
 
     epochs: int = setting("training", 200, "epochs", AT_LEAST_1)

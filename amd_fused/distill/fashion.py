@@ -22,6 +22,8 @@ SETTINGS = {
     "milestones": (),
     "mixed_precision": "bf16",
     "channels_last": True,
+    # Of 2,000 images 1,800 are of other classes.
+    "crd_negatives": 1024,
 }
 TEACHER_SETTINGS = {"train_size": 8000, "epochs": 3}
 
@@ -41,6 +43,11 @@ TRIALS = (
     around("at", "at_weight", 1000.0),
     around("sp", "sp_weight", 3000.0),
     around("rkd", "rkd_weight", 1.0),
+    around("cc", "cc_weight", 0.02),
+    around("crd", "crd_weight", 0.8),
+    around("vid", "vid_weight", 1.0),
+    around("afd", "afd_weight", 200.0),
+    around("afds", "afds_weight", 500.0),
     *(
         around(method, "gamma", 5000.0)
         for method in ("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl")

@@ -9,8 +9,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 import amd_fused
 from amd_fused.distill.clock import Mark, Settings, clock_of, interleave
@@ -50,22 +48,19 @@ def print_choices(path: Path, tuning: Mapping[str, Any]) -> None:
 
 
 def print_backends(timed: bool) -> None:
-    """A row a backend: whether it runs here or why not and, if asked, what the AMD loss costs."""
-    table = Table(title="Backends")
-    for column in ("backend", "state", *(("AMD loss, ms", "times eager") if timed else ())):
-        table.add_column(column, justify="left" if column in ("backend", "state") else "right")
+    """A line a backend: whether it runs here or why not and, if asked, what the AMD loss costs."""
     states = amd_fused.backends()
     milliseconds = _milliseconds([n for n, s in states.items() if s == "usable"]) if timed else {}
+    width = max(map(len, states))
     for name, state in states.items():
-        cells = []
+        cost = ""
         if name in milliseconds:
             ratio = milliseconds["reference"] / milliseconds[name]
-            cells = [f"{milliseconds[name]:.2f}", f"{ratio:.1f}"]
-        table.add_row(name, state, *cells)
+            cost = f"  {milliseconds[name]:8.2f} ms, {ratio:.1f} times as fast as eager PyTorch"
+        print(f"{name:{width}}  {state}{cost}")
     if timed:
         shapes = ", ".join(f"{c_s}/{c_t}x{size}x{size}" for c_s, c_t, size in _LAYERS)
-        table.caption = f"forward and backward, float32, batch {_BATCH}: {shapes}; medians"
-    Console().print(table)
+        print(f"The AMD loss forward and backward, float32, batch {_BATCH}: {shapes}; medians.")
 
 
 def is_main_process() -> bool:

@@ -66,7 +66,7 @@ class FeatureHooks:
         model: the module whose calls are forward passes.
         layers: module paths as in ``model.named_modules()``, each of a module that returns a
             tensor. Of one that returns a tuple, a dict or a dataclass the path says which:
-            "lstm[0]", "encoder[last_hidden_state]", "blocks.2[1][maps]".
+            ``"lstm[0]"``, ``"encoder[last_hidden_state]"``, ``"blocks.2[1][maps]"``.
         capture: None keeps the outputs themselves. A function of a tensor that returns a tensor
             has its result kept instead, so that under ``torch.no_grad()`` the network frees each
             output as it goes on: ``capture=amd_fused.attention_map`` for a frozen teacher (what is

@@ -122,7 +122,7 @@ MAPS, TOKENS, VOLUME = drawn(2, 3, 4, 4), drawn(2, 17, 8), drawn(2, 3, 2, 4, 4)
             TOKENS,
             TOKENS,
             {},
-            'student is 3-D, and its axes may be either: pass layout="NLC" for tok',
+            'student is 3-D, and its axes may be either: layout="NLC" says tok',
         ),
         (TOKENS, TOKENS, {"layout": "NLC"}, "must have a 2-D grid for the local part"),
         (VOLUME, VOLUME, {}, "must have a 2-D grid for the local part"),
@@ -148,8 +148,8 @@ MAPS, TOKENS, VOLUME = drawn(2, 3, 4, 4), drawn(2, 17, 8), drawn(2, 3, 2, 4, 4)
             MAPS,
             TOKENS,
             {"layout": "NLC", "prefix_tokens": 1, **GLOBAL},
-            r"must have the same positions, got \(2, 3, 4, 4\) and \(2, 17, 8\); pass the tokens' "
-            r"grid=\(H, W\)",
+            r"must have the same positions, got \(2, 3, 4, 4\) and \(2, 17, 8\); the tokens' "
+            r"grid=\(H, W\) of amd_loss or AMDLoss makes maps of them",
         ),
         (
             TOKENS,

@@ -157,6 +157,13 @@ def test_a_named_backend_refuses_tensors_of_another_device():
         amd_loss(S.to("meta"), T.to("meta"), backend="cpp")
 
 
+@needs_cpp
+def test_a_backend_of_the_environment_that_refuses_tensors_names_the_variable(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "cpp")
+    with pytest.raises(RuntimeError, match=f"unset the environment variable {VARIABLE} or move"):
+        amd_loss(S.to("meta"), T.to("meta"))
+
+
 def test_reference_runs_on_any_device():
     assert is_from_reference(loss_with("reference"))
     assert amd_loss(S.to("meta"), T.to("meta"), backend="reference").device.type == "meta"

@@ -22,6 +22,8 @@ import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import amd_fused
+
 ROOT = Path(__file__).parents[2]
 NEEDED = ("LICENSE", "MANIFEST.in", "README.md", "amd_fused", "csrc", "pyproject.toml", "setup.py")
 COMPILERS = ("c++", "g++", "clang++")
@@ -233,6 +235,14 @@ def test_the_trainer_s_extra_leaves_torch_alone() -> None:
     assert {"accelerate", "torchmetrics", "rich"} <= seen
 
 
+def test_a_wheel_without_compiled_kernels_is_one_for_any_platform(environment: Environment) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel"]
+    variables = {**os.environ, "AMD_FUSED_CPP": "0", "AMD_FUSED_CUDA": "0"}
+    subprocess.run(command, cwd=environment.sources, env=variables, check=True, capture_output=True)
+    (wheel,) = (environment.sources / "dist").iterdir()
+    assert wheel.name == f"amd_fused-{amd_fused.__version__}-py3-none-any.whl"
+
+
 def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
     copy = tmp_path / "sources"
     left_out = (
@@ -250,11 +260,12 @@ def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
     subprocess.run(command, cwd=copy, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"amd_fused-{amd_fused.__version__}.tar.gz"
     with tarfile.open(archive) as opened:
         packed = {name.partition("/")[2] for name in opened.getnames()}
     needed = {
         str(path.relative_to(copy))
-        for folder in ("amd_fused", "benchmarks", "csrc", "tests")
+        for folder in ("amd_fused", "benchmarks", "csrc", "examples", "tests")
         for path in (copy / folder).rglob("*")
         if path.suffix in (".py", ".h", ".cpp", ".cu", ".cuh")
     }

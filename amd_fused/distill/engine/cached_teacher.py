@@ -22,7 +22,7 @@ from amd_fused.distill.engine.objective import FrozenTeacher, Output, to_keep
 from amd_fused.distill.errors import UsageError
 
 # What `auto` takes of the memory without being told: more than CIFAR's 50,000 images need by all
-# methods but SP.
+# methods but SP and those that take whole maps of every layer.
 AUTO_BYTES = 2 << 30
 
 

@@ -156,7 +156,8 @@ class Loop:
         if self._teacher is not None:
             with accelerator.autocast():
                 output = self._teacher(images, batch.indices)
-        loss, values = self._wrapped(images, target, output)
+        indices = batch.indices.to(accelerator.device, non_blocking=True)
+        loss, values = self._wrapped(images, target, output, indices)
         self._optimizer.zero_grad()
         accelerator.backward(loss)
         self._optimizer.step()

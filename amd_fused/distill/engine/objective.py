@@ -93,13 +93,14 @@ def _nchw(output: Tensor, channels_last: bool) -> Tensor:
 class FrozenTeacher:
     """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it.
 
-    Of its features it gives what the method's losses take: attention maps, the last map, the
-    embedding. With a `cache` it runs for batches that have an image which is not there yet.
+    Of its features it gives what the method's losses take: attention maps, all maps or the
+    last, the embedding. With a `cache` it runs for batches that have an image which is not there
+    yet.
     """
 
     def __init__(self, network: nn.Module, layers: Layers, method: Method, backend: str) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.maps = layers.maps[-1:] if method.last_map else ()
+        self.maps = layers.maps if method.all_maps else layers.maps[-1:] if method.last_map else ()
         self.attention = layers.maps if method.attention else ()
         self.embedding_layer = layers.embedding if method.embedding else ""
         self._extractor = FeatureExtractor(
@@ -152,10 +153,11 @@ def to_keep(output: Output) -> TeacherOutputs:
 class Objective(nn.Module):
     """The student with its criterion, so that all that is trained is in one module for DDP.
 
-    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, and the
-    teacher's output for these images, None for training from scratch. Returns the loss, and
-    detached values `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the
-    student is NaN or infinite.
+    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, the teacher's
+    output for these images, None for training from scratch, and their indices `[B]` among the
+    training images, on the same device. Returns the loss, and detached values
+    `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the student is NaN
+    or infinite.
     """
 
     def __init__(
@@ -174,14 +176,14 @@ class Objective(nn.Module):
         return self._method.parts
 
     def forward(
-        self, images: Tensor, target: Tensor, teacher: Output | None
+        self, images: Tensor, target: Tensor, teacher: Output | None, indices: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         own = self._extractor(images)
         features: tuple[object, ...] = ()
         if teacher is not None and self._method.losses:
             features = self._method.feature_inputs(own.features, teacher.features)
         logits = None if teacher is None else teacher.logits
-        loss = self.criterion(own.logits, logits, target, *features)
+        loss = self.criterion(own.logits, logits, target, *features, indices=indices)
         parts = self.criterion.parts
         # derived: 0 times NaN or infinity is NaN
         broken = (own.logits.detach() * 0).sum()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
+
+MapShape: TypeAlias = tuple[int, int, int]  # (C, H, W)
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,11 @@ class Features:
 
 
 class Inputs(Enum):
-    """Which features a loss takes: none, all maps for their attention, the last map, or the
+    """Which features a loss takes: none, all maps, all for their attention, the last map, or the
     embedding `[B, D]`."""
 
     NONE = "none"
+    MAPS = "maps"
     ATTENTION = "attention"
     LAST_MAP = "last map"
     EMBEDDING = "embedding"
@@ -72,3 +75,29 @@ class Embeddings:
                 f"Embeddings: class_means must be [K, teacher_width = {self.teacher_width}], got "
                 f"shape {tuple(self.class_means.shape)}"
             )
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Of what both networks give for one image, for losses whose layers are made for it, and the
+    classes of the training images, for those that keep something of each.
+
+    Args:
+        student_maps, teacher_maps: `(C, H, W)` of each feature map; empty where no loss takes them.
+        student_width, teacher_width: of the embeddings; 0 where no loss takes them.
+        labels: `[N]`, of the training images in the order of their indices.
+    """
+
+    student_maps: tuple[MapShape, ...] = ()
+    teacher_maps: tuple[MapShape, ...] = ()
+    student_width: int = 0
+    teacher_width: int = 0
+    labels: Tensor | None = None
+
+    @property
+    def student_channels(self) -> list[int]:
+        return [c for c, _, _ in self.student_maps]
+
+    @property
+    def teacher_channels(self) -> list[int]:
+        return [c for c, _, _ in self.teacher_maps]

@@ -74,8 +74,8 @@ def as_map(owner: str, name: str, a: Tensor, options: LayoutOptions) -> Tensor:
         return a.flatten(2, 3)
     if options.layout is None:
         raise ValueError(
-            f'{owner}: {name} is 3-D, and its axes may be either: pass layout="NLC" for tokens '
-            f'[B, N, C], layout="NCL" for [B, C, L], got shape {tuple(a.shape)}'
+            f'{owner}: {name} is 3-D, and its axes may be either: layout="NLC" says tokens '
+            f'[B, N, C], layout="NCL" [B, C, L], got shape {tuple(a.shape)}'
         )
     prefix = options.prefix_tokens
     if prefix >= a.shape[1] and options.layout == "NLC":

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from amd_fused.losses._common.advice import option_of
 from amd_fused.losses._common.layouts import LayoutOptions, as_map, check_feature, positions
 from amd_fused.losses._common.value_checks import (
     float_tensor,
@@ -25,6 +26,7 @@ def feature_pairs(
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
+    of_the_loss = option_of(owner)
     students, teachers = _pairs(owner, student, teacher, layer_weights, check_feature)
     maps_s, maps_t = [], []
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
@@ -40,9 +42,9 @@ def feature_pairs(
         if not (pooled and align == "adaptive_avg") and sizes_s != sizes_t:
             what = "height and width" if grids else "positions"
             remedy = (
-                'pass align="adaptive_avg" to pool the larger one'
+                f'align="adaptive_avg"{of_the_loss} pools the larger one'
                 if pooled
-                else "pass the tokens' grid=(H, W)"
+                else f"the tokens' grid=(H, W){of_the_loss} makes maps of them"
                 if len(sizes_s) + len(sizes_t) == 3
                 else "bring them to one size first"
             )
@@ -54,14 +56,14 @@ def feature_pairs(
         if not grids:
             raise ValueError(
                 f"{owner}: {name_s} and {name_t} must have a 2-D grid for the local part "
-                f"(local_weight={local_weight}), {shapes}; pass grid=(H, W) for tokens, or "
-                "local_weight=0 for the global part alone"
+                f"(local_weight={local_weight}), {shapes}; grid=(H, W){of_the_loss} makes maps of "
+                "tokens, local_weight=0 leaves the global part alone"
             )
         if min(*sizes_s, *sizes_t) < 2:
             raise ValueError(
                 f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the local "
-                f"part (local_weight={local_weight}), {shapes}; pass local_weight=0 for the global "
-                "part alone"
+                f"part (local_weight={local_weight}), {shapes}; local_weight=0{of_the_loss} leaves "
+                "the global part alone"
             )
     return maps_s, maps_t
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused.losses._common.advice import option_of
+
 
 def once_differentiable(
     owner: str, backend: str | None, backward: Callable[..., list[Tensor]], *tensors: Tensor
@@ -34,7 +36,7 @@ def one_upstream_gradient(owner: str, backend: str, grad_loss: Tensor) -> None:
         raise RuntimeError(
             f"{owner}: backend {backend!r} takes one upstream gradient at a time, got several "
             "(is_grads_batched=True, or a Jacobian with vectorize=True); "
-            'use backend="reference", or a loop'
+            f'use backend="reference"{option_of(owner)}, or a loop'
         )
 
 
@@ -54,7 +56,8 @@ class _NoSecondOrder(torch.autograd.Function):
     def backward(ctx: Any, *_grads: Tensor) -> Any:
         what, remedy = "it", f"amd_fused.reference.{ctx.owner}"
         if ctx.backend is not None:
-            what, remedy = f"backend {ctx.backend!r}", 'backend="reference"'
+            what = f"backend {ctx.backend!r}"
+            remedy = f'backend="reference"{option_of(ctx.owner)}'
         raise RuntimeError(
             f"{ctx.owner}: {what} has no second derivatives; "
             f"use {remedy} where a gradient is differentiated again"

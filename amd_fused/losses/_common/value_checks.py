@@ -12,6 +12,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 
+from amd_fused.losses._common.advice import option_of
+
 FLOAT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 LARGEST = sys.float_info.max
 # Subclasses that no operator of a loss understands, and what makes a tensor of them.
@@ -115,7 +117,9 @@ def no_transforms(owner: str, backend: str | None, features: Sequence[Tensor]) -
     no_forward_mode(owner, backend, features)
     if torch._C._are_functorch_transforms_active():
         what = "it" if backend is None else f"backend {backend!r}"
-        remedy = f"amd_fused.reference.{owner}" if backend is None else 'backend="reference"'
+        remedy = f'backend="reference"{option_of(owner)}'
+        if backend is None:
+            remedy = f"amd_fused.reference.{owner}"
         raise RuntimeError(
             f"{owner}: {what} does not run under the transforms of torch.func (grad, vmap, ...); "
             f"use {remedy} there"

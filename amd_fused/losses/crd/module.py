@@ -46,15 +46,15 @@ class CRDLoss(_Loss):
         seed: of the banks' starting rows and of the negatives.
 
     Negatives are drawn with replacement, as functions of (seed, ``step``, sample index) alone;
-    ``step`` counts the calls. So they are the same on every device, in any number of processes and
-    after resuming from a state_dict.
+    ``step`` counts the calls in training mode. So they are the same on every device, in any number
+    of processes and after resuming from a state_dict.
 
     ``embed_student`` and ``embed_teacher``, ``nn.Linear``, are trained: give
     ``criterion.parameters()`` to the optimiser. ``student_bank``, ``teacher_bank`` [N, E],
-    ``log_normalizers`` [2], NaN until the first call sets them for good, and ``step`` are buffers,
-    which state_dict has. All follow the embeddings to their device when called; layers run in their
-    own dtype, under autocast too. In evaluation mode nothing changes: neither banks nor normalisers
-    nor the step. Under torch.compile the criterion must be on its device.
+    ``log_normalizers`` [2], infinite until the first call sets them for good, and ``step`` are
+    buffers, which state_dict has. All follow the embeddings to their device when called; layers run
+    in their own dtype, under autocast too. In evaluation mode nothing changes: neither banks nor
+    normalisers nor the step. Under torch.compile the criterion must be on its device.
 
     Under torch.distributed, when it is initialised, every process must call it as often: the
     samples of all enter each one's banks, which stay the same if seed is. A sample that comes twice
@@ -126,7 +126,7 @@ class CRDLoss(_Loss):
         rows = torch.rand(2, num_samples, embed_features, generator=generator, device="cpu")
         for name, bank in zip(("student_bank", "teacher_bank"), rows, strict=True):
             self.register_buffer(name, (2 * bank - 1) * bound)
-        self.register_buffer("log_normalizers", torch.full((2,), torch.nan))
+        self.register_buffer("log_normalizers", torch.full((2,), torch.inf))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         others = negatives.OtherClasses(labels, num_samples)
         self.register_buffer("_order", others.order, persistent=False)

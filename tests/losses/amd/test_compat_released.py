@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -10,8 +11,10 @@ import released
 import torch
 import torch.nn.functional as F
 
-from amd_fused import AMDLoss
+import amd_fused
+from amd_fused import AMDLoss, ATLoss, DistillationLoss, amd_loss, at_loss
 from amd_fused.compat import AngularPenaltyLoss, AngularPenaltyLoss4b
+from amd_fused.losses._common import advice
 
 pytestmark = pytest.mark.filterwarnings("ignore:amd_loss. no fused backend")
 CLASSES = [AngularPenaltyLoss, AngularPenaltyLoss4b]
@@ -139,6 +142,100 @@ def test_bad_arguments_are_named(cls, arguments, error, message):
         cls(**arguments)
 
 
+# RepDistiller's pairs of networks whose maps differ, as ResNet50 and MobileNetV2.
+@pytest.mark.parametrize("cls", CLASSES)
+def test_maps_of_different_sizes_are_pooled_as_the_zoo_s_own_at_does(cls):
+    (student, _), (_, teacher) = pair(1, (8, 8)), pair(2, (4, 4))
+    (value,) = cls(align="adaptive_avg")([student], [teacher])
+    torch.testing.assert_close(value, *cls()([F.avg_pool2d(student, 2)], [teacher]))
+    (value,) = cls(align="adaptive_avg")([teacher], [student])
+    torch.testing.assert_close(value, *cls()([teacher], [F.avg_pool2d(student, 2)]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"formula": "paper", "mask_threshold": 0.5},
+        {"local_weight": 0.7, "component_weights": (1, 0, 2)},
+        {"reduction": "batchmean", "backend": "reference"},
+        {"layout": "NLC", "grid": (4, 16), "prefix_tokens": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_takes_the_keywords_of_amd_loss(cls, options):
+    student, teacher = pair()
+    if "layout" in options:
+        student, teacher = (a.flatten(2).transpose(1, 2) for a in (student, teacher))
+    (value,) = cls(s=30.0, m=2.0, **options)([student], [teacher])
+    own = {"formula": "released", "local_weight": 0.2 if cls is AngularPenaltyLoss4b else 0.0}
+    expected = amd_loss(student, teacher, **{**own, **options}, scale=30.0, margin=2.0)
+    torch.testing.assert_close(value, expected)
+
+
+def test_layer_weights_are_factors_of_the_losses():
+    (s1, t1), (s2, t2) = pair(1), pair(2)
+    plain = AngularPenaltyLoss4b()([s1, s2], [t1, t2])
+    weighted = AngularPenaltyLoss4b(layer_weights=[2.0, 0.5])([s1, s2], [t1, t2])
+    torch.testing.assert_close(weighted, [2 * plain[0], plain[1] / 2])
+    with pytest.raises(ValueError, match="one weight for each of the 1 layer pairs, got 2"):
+        AngularPenaltyLoss4b(layer_weights=[2.0, 0.5])([s1], [t1])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"align": "pool"}, ValueError, "align must be"),
+        ({"margin": 1.2}, TypeError, "margin is called m here, got margin=1.2"),
+        ({"scale": 32}, TypeError, "scale is called s here, got scale=32"),
+        ({"aling": "error"}, TypeError, "'aling' is none of its options"),
+        ({"local_weight": 2}, ValueError, "local_weight must be between 0 and 1, got 2"),
+    ],
+)
+@pytest.mark.parametrize("cls", CLASSES)
+def test_bad_keywords_are_named(cls, options, error, message):
+    with pytest.raises(error, match=f"^{cls.__name__}: {message}"):
+        cls(**options)
+
+
+SMALL, LARGE = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 8, 8)
+LOGITS = torch.rand(2, 5)
+# A call with maps of two sizes, and where its message says the option belongs.
+CALLS = {
+    "amd_loss": (lambda: amd_loss(SMALL, LARGE), "of amd_loss or AMDLoss", AMDLoss),
+    "AMDLoss": (lambda: AMDLoss()(SMALL, LARGE), "of amd_loss or AMDLoss", AMDLoss),
+    "at_loss": (lambda: at_loss(SMALL, LARGE), "of at_loss or ATLoss", ATLoss),
+    "ATLoss": (lambda: ATLoss()(SMALL, LARGE), "of at_loss or ATLoss", ATLoss),
+    "DistillationLoss": (
+        lambda: DistillationLoss()(LOGITS, LOGITS, torch.tensor([0, 1]), SMALL, LARGE),
+        "of amd_loss or AMDLoss",
+        AMDLoss,
+    ),
+    "compat": (
+        lambda: AngularPenaltyLoss4b()([SMALL], [LARGE]),
+        r'^AngularPenaltyLoss4b: .*align="adaptive_avg" pools',
+        AngularPenaltyLoss4b,
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "where", "owner"), CALLS.values(), ids=CALLS)
+def test_a_message_advises_only_what_the_named_object_takes(call, where, owner):
+    with pytest.raises(ValueError, match=where) as error:
+        call()
+    assert 'align="adaptive_avg"' in str(error.value)
+    owner(align="adaptive_avg")
+
+
+@pytest.mark.parametrize("owner", advice.MODULES)
+def test_what_a_message_names_takes_the_options(owner):
+    function, module = getattr(amd_fused, owner), getattr(amd_fused, advice.MODULES[owner])
+    assert advice.option_of(owner) == f" of {owner} or {module.__name__}"
+    for takes in (function, module):
+        assert "backend" in inspect.signature(takes).parameters
+    assert advice.option_of("AngularPenaltyLoss4b") == ""
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_bad_lists_are_named(cls):
     student, teacher = pair()
@@ -157,6 +254,7 @@ def test_copies_and_pickles_are_the_same_loss(cls):
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
         assert other([student], [teacher]) == loss([student], [teacher])
     assert repr(loss) == f"{cls.__name__}(loss_type='sphereface', s=30.0, m=2.0)"
+    assert "m=1.35, align='adaptive_avg')" in repr(cls(align="adaptive_avg"))
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -17,7 +17,7 @@ NUMBERS_OF = {"int": 1, "bool": True, "str": "1", "NoneType": None, "Tensor": to
 DTYPES = "must have dtype float32, float16, bfloat16 or float64"
 SMALL = "must have height and width >= 2 for the local part (local_weight=0.2)"
 HW = "must have the same height and width"
-POOL = 'pass align="adaptive_avg" to pool the larger one'
+POOL = 'align="adaptive_avg" of amd_loss or AMDLoss pools the larger one'
 
 
 def case(message: str, *arguments, error: type[Exception] = ValueError, **options):
@@ -137,19 +137,19 @@ BAD_FEATURES = [
     ),
     case(
         f"student and teacher {SMALL}, got (2, 3, 1, 4) and (2, 5, 1, 4); "
-        "pass local_weight=0 for the global part alone",
+        "local_weight=0 of amd_loss or AMDLoss leaves the global part alone",
         S[:, :, :1],
         T[:, :, :1],
     ),
     case(
         f"student[1] and teacher[1] {SMALL}, got (2, 3, 4, 1) and (2, 5, 4, 1); "
-        "pass local_weight=0 for the global part alone",
+        "local_weight=0 of amd_loss or AMDLoss leaves the global part alone",
         [S, S[..., :1]],
         [T, T[..., :1]],
     ),
     case(
         f"student and teacher {SMALL}, got (2, 3, 4, 4) and (2, 5, 4, 1); "
-        "pass local_weight=0 for the global part alone",
+        "local_weight=0 of amd_loss or AMDLoss leaves the global part alone",
         S,
         T[..., :1],
         align="adaptive_avg",

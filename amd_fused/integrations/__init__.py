@@ -1,0 +1,1 @@
+"""Other people's trainers, one module each; importing one needs its package, nothing else does."""

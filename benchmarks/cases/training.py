@@ -1,5 +1,4 @@
-"""Time a whole distillation step: with the fused loss and with its peers, with a teacher whose outputs
-are kept, with KD alone, and without a teacher."""
+"""Time a whole distillation step: the fused loss, its peers, a cached teacher, KD alone, no teacher."""
 
 from __future__ import annotations
 

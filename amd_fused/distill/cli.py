@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from amd_fused.distill import recipe_listing, recipes
+from amd_fused.distill import paper_cells, recipe_listing, recipes
 from amd_fused.distill.errors import TrainingError, UsageError
 from amd_fused.distill.methods import parse
 from amd_fused.distill.options import (
@@ -128,8 +128,10 @@ def _parser() -> Parser:
     backends = add("backends", _backends, "which kernels run here, and why others do not")
     backends.add_argument("--time", action="store_true", help="time the AMD loss with each of them")
     add("doctor", _doctor, "what to paste into a bug report: versions, machine, backends")
-    add("recipes", _recipes, "list the recipes and what the paper reports for each").add_argument(
-        "name", nargs="?", help="show one in full"
+    listed = add("recipes", _recipes, "list the recipes and what the paper reports for each")
+    listed.add_argument("name", nargs="?", help="show one in full")
+    listed.add_argument(
+        "--table", type=int, metavar="N", help="what runs for each number of the paper's table N"
     )
     return parser
 
@@ -270,5 +272,9 @@ def _doctor(given: argparse.Namespace) -> None:
 
 
 def _recipes(given: argparse.Namespace) -> None:
-    text = recipe_listing.describe(given.name) if given.name else recipe_listing.overview()
-    print(text)
+    if given.table is not None and given.name:
+        raise UsageError(f"--table must not be given with a recipe's name, got {given.name}")
+    if given.table is not None:
+        print(paper_cells.listing(given.table))
+    else:
+        print(recipe_listing.describe(given.name) if given.name else recipe_listing.overview())

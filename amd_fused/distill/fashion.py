@@ -1,8 +1,6 @@
-"""Fashion-MNIST's settings, and what `amd-fused tune` tries for each method on it."""
+"""Fashion-MNIST's settings."""
 
 from __future__ import annotations
-
-from amd_fused.distill.trials import Trials, around
 
 # Setup (a) on real images for two CPU cores, in 25 minutes: the paper's networks and map sizes,
 # with few images and steps. What no trials choose is the paper's for CIFAR-10, but for batches of
@@ -26,32 +24,3 @@ SETTINGS = {
     "crd_negatives": 1024,
 }
 TEACHER_SETTINGS = {"train_size": 8000, "epochs": 3}
-
-_LOGITS = tuple(
-    {"ce_weight": ce, "kd_weight": kd, "temperature": tau}
-    # The paper's for CIFAR-10, CINIC-10 and Tiny-ImageNet.
-    for ce, kd, tau in ((0.1, 0.9, 4.0), (0.4, 0.6, 16.0), (0.7, 0.3, 16.0))
-)
-# Students' learning rate first, on students from scratch, for all; then KD's weights and
-# temperature, for all with a loss of features; then each loss's weight.
-TRIALS = (
-    Trials("scratch", tuple({"lr": lr} for lr in (0.02, 0.05, 0.1))),
-    Trials("kd", _LOGITS, "scratch"),
-    Trials("skd", _LOGITS, "scratch"),
-    around("nd", "nd_weight", 1.0),
-    around("lsh", "lsh_weight", 1.0),
-    around("at", "at_weight", 1000.0),
-    around("sp", "sp_weight", 3000.0),
-    around("rkd", "rkd_weight", 1.0),
-    around("cc", "cc_weight", 0.02),
-    around("crd", "crd_weight", 0.8),
-    around("vid", "vid_weight", 1.0),
-    around("afd", "afd_weight", 200.0),
-    around("afds", "afds_weight", 500.0),
-    *(
-        around(method, "gamma", 5000.0)
-        for method in ("amd-g", "amd-gl", "amd-masked-g", "amd-masked-gl")
-    ),
-    # Its gamma is that of amd-gl, which leaves SP's weight to be chosen.
-    Trials("amd-gl+sp", around("sp", "sp_weight", 3000.0).tried, "amd-gl"),
-)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from amd_fused.distill.config import Settings, all_settings
-from amd_fused.distill.recipes import RECIPES, TABLE_METHODS, get
+from amd_fused.distill.methods import parse
+from amd_fused.distill.paper import Values
+from amd_fused.distill.recipe import Recipe
+from amd_fused.distill.recipes import RECIPES, get
+from amd_fused.distill.weights import SOURCES
 
 # Of a recipe, what is not the experiment's.
 _NOT_SHOWN = ("recipe", "data_dir", "method")
@@ -24,7 +28,8 @@ def overview() -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
         for row in (head, *rows)
     ]
-    return "\n".join(lines)
+    more = "amd-fused recipes --table 3 (to 9): the recipe and method of every number of a table"
+    return "\n".join([*lines, "", more])
 
 
 def describe(name: str) -> str:
@@ -48,18 +53,38 @@ def describe(name: str) -> str:
     lines += ["", f"amd-fused sweep --recipe {name}: {recipe.seeds} seeds of"]
     lines += [f"  {', '.join(recipe.methods)}"]
     lines += [f"  {key}: {_shown(values)}" for key, values in recipe.grid.items()]
+    for method, reason in recipe.left_out.items():
+        lines += [f"  {method} does not run: {reason}"]
+    lines += _sources(recipe, settings)
     if recipe.reported is not None:
         setup = recipe.reported
-        changed = recipe.methods != TABLE_METHODS
+        changed = set(recipe.methods) - {"scratch"} != set(setup.methods)
         if changed and recipe.expected:
             lines += ["", "in the paper (%):", *(f"  {line}" for line in recipe.expected)]
         without = " of the setup without this change" if changed else ""
-        lines += ["", f"top-1 (%) in the paper{without}, {setup.source}:"]
-        lines += [f"  teacher {setup.teacher_top1:.2f}", f"  scratch {setup.student_top1:.2f}"]
-        for key, (mean, deviation) in setup.methods.items():
-            spread = "" if deviation is None else f" ± {deviation:.2f}"
-            lines.append(f"  {key} {mean:.2f}{spread}")
+        lines += ["", f"top-1 (%) in the paper{without}, {setup.source}:", *_reported(setup.values)]
+        if setup.top5:
+            lines += ["", f"top-5 (%) in the paper, {setup.source}:", *_reported(setup.top5)]
     return "\n".join(lines)
+
+
+def _sources(recipe: Recipe, settings: Settings) -> list[str]:
+    """Where the weights of a recipe of the paper come from."""
+    if recipe.reported is None:
+        return []
+    terms = dict.fromkeys(term for key in recipe.methods for term in parse(key).terms)
+    weights = dict.fromkeys(term.weight for term in terms if term.weight in SOURCES)
+    shown = [f"  {name} {getattr(settings, name):g}: {SOURCES[name]}" for name in weights]
+    return ["", "weights of the losses, and where they come from:", *shown] if shown else []
+
+
+def _reported(values: Values) -> list[str]:
+    lines = []
+    for key, value in values.items():
+        if value is not None:
+            mean, deviation = value
+            lines.append(f"  {key} {mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}"))
+    return lines
 
 
 def _shown(value: Any) -> str:

@@ -9,54 +9,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from amd_fused.distill import fashion, paper
+from amd_fused.distill import digits, fashion, paper
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import TERMS
 from amd_fused.distill.paper import Setup
-from amd_fused.distill.trials import Trials, tuned
+from amd_fused.distill.recipe import UNEQUAL, Recipe, every
+from amd_fused.distill.trials import tuned, usual
 
-# Those without trained layers, in the order of the tables.
-_WITHOUT_LAYERS = tuple(term.key for term in TERMS if term.layered_loss is None)
-TABLE_METHODS = ("scratch", "kd", "at", "sp", "rkd", "amd-g", "amd-gl")
-_MIXUP_METHODS = ("scratch", "kd", "at", "amd-g", "amd-gl")
-_WITH_SP = ("at+sp", "amd-g+sp", "amd-gl+sp")
 # The grids of Figs. 7 and 8, as far as the text of section 5.4 names their points.
 _GRIDS: dict[str, tuple[float, ...]] = {
     "gamma": (1000.0, 3000.0, 5000.0, 7000.0),
     "margin": (1.0, 1.1, 1.35, 1.5, 2.0),
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A named experiment.
-
-    Args:
-        title: one line.
-        settings: of teachers and students.
-        teacher_settings: of teachers, over those.
-        methods, seeds, grid: what `amd-fused sweep` runs.
-        method_settings: of students by a method, by its key, over those of all.
-        trials, validation_size: what `amd-fused tune` tries, and the training images it holds out.
-        reported: what the paper reports of the networks and data, if they are the paper's.
-        expected: what it reports of this recipe, in lines, of which the last says most.
-    """
-
-    name: str
-    title: str
-    settings: Mapping[str, Any]
-    teacher_settings: Mapping[str, Any] = field(default_factory=dict)
-    methods: tuple[str, ...] = TABLE_METHODS
-    seeds: int = 5
-    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    trials: tuple[Trials, ...] = ()
-    validation_size: int = 0
-    reported: Setup | None = None
-    expected: tuple[str, ...] = ()
 
 
 def get(name: str) -> Recipe:
@@ -99,37 +65,19 @@ _IMAGENET = {
 # "We adopt early-stopped KD": the paper does not say after which epoch, so every 20th is kept.
 _EARLY_STOPPED = {"save_every": 20}
 
-# Where digits are unlike CIFAR, the paper's values are carried over, not tuned. The AMD and AT
-# losses are means over positions, and their weights belong to 32x32 images; in 8x8 images the map
-# of every group has 1/16 of the positions, so a 16th keeps the weight of Eq. 7's sum. The learning
-# rate of 0.1 belongs to batches of 128, so it is about half for 50. The paper's steps after every
-# 40 of 200 epochs would leave a short run too few updates at each rate; a cosine has no milestones
-# to place, and its end is quiet enough to report the last epoch. The teacher has all 898 training
-# images, its students 300 of them, without which there would be nothing to distil.
-_DIGITS = {
-    "data": "digits",
-    "train_size": 300,
-    "teacher": "wrn16-2",
-    "student": "wrn16-1",
-    "epochs": 30,
-    "batch_size": 50,
-    "lr": 0.05,
-    "schedule": "cosine",
-    "milestones": (),
-    "gamma": 5000.0 / 16,
-    "at_weight": 1000.0 / 16,
-    "lsh_hashes": 512,
-}
-_DIGITS_TEACHER = {"train_size": 0, "epochs": 10}
 
-
-def _setup(name: str, title: str, common: dict[str, Any], setup: Setup, **more: Any) -> Recipe:
+def _setup(name: str, title: str, common: dict[str, Any], setup: Setup) -> Recipe:
     networks = {"teacher": setup.teacher, "student": setup.student}
     amd = max(setup.methods["amd-g"][0], setup.methods["amd-gl"][0])
     kd = setup.methods["kd"][0]
-    expected = (f"top-1: student {setup.student_top1:.2f}, KD {kd:.2f}, AMD {amd:.2f}",)
     return Recipe(
-        name, title, common | networks, _EARLY_STOPPED, reported=setup, expected=expected, **more
+        name,
+        title,
+        common | networks,
+        _EARLY_STOPPED,
+        ("scratch", *setup.methods),
+        reported=setup,
+        expected=(f"top-1: student {setup.student_top1:.2f}, KD {kd:.2f}, AMD {amd:.2f}",),
     )
 
 
@@ -191,7 +139,7 @@ def _variants() -> list[Recipe]:
                 name=f"{base.name}-mixup",
                 title="students with Mixup (5.6.2, Table 8)",
                 settings={**base.settings, "mixup": 0.2},
-                methods=_MIXUP_METHODS,
+                methods=tuple(paper.MIXUP[setup]),
                 expected=_calibration(paper.MIXUP[setup]),
             )
         )
@@ -200,61 +148,65 @@ def _variants() -> list[Recipe]:
                 base,
                 name=f"{base.name}-sp",
                 title="with SP beside (5.6.3, Table 9)",
-                methods=_WITH_SP,
+                methods=tuple(paper.WITH_SP[setup]),
                 expected=_calibration(paper.WITH_SP[setup]),
             )
         )
     return made
 
 
+def _imagenet() -> list[Recipe]:
+    """Table 6: "standard KD is not applied to baselines and Full KD is utilized", so no teacher is
+    stopped early, and KD stands beside AMD, and CRD in a recipe of its own, alone."""
+    baselines = ("at", "rkd", "sp", "cc", "afd", "crd")
+    alone = replace(
+        _setup("imagenet", "ImageNet, Table 6; baselines without KD", _IMAGENET, paper.IMAGENET),
+        seeds=1,
+        teacher_settings={},
+        method_settings={method: {"kd_weight": 0.0} for method in baselines},
+    )
+    with_kd = replace(
+        alone,
+        name="imagenet-crd-kd",
+        title="ImageNet, CRD with KD (Table 6)",
+        methods=("crd",),
+        method_settings={},
+        reported=paper.IMAGENET_CRD_KD,
+        expected=("top-1: CRD + KD 71.38",),
+    )
+    return [alone, with_kd]
+
+
 def _all() -> list[Recipe]:
-    made = [
-        Recipe(
-            "demo",
-            "digits in a minute: three seeds, from scratch, KD, AMD (g) and AMD (g+l)",
-            _DIGITS,
-            _DIGITS_TEACHER,
-            ("scratch", "kd", "amd-g", "amd-gl"),
-            seeds=3,
-        ),
-        Recipe(
-            "digits",
-            "all methods on scikit-learn's handwritten digits, five seeds",
-            _DIGITS,
-            _DIGITS_TEACHER,
-            (*_WITHOUT_LAYERS, "amd-gl+sp"),
-        ),
-    ]
+    made = list(digits.RECIPES)
     for data, title, setups, common in (
         ("cifar10", "CIFAR-10", paper.CIFAR10, _CIFAR10),
         ("cinic10", "CINIC-10", paper.CINIC10, _CINIC10),
         ("tiny-imagenet", "Tiny-ImageNet", paper.TINY_IMAGENET, _TINY),
     ):
         made += [
-            _setup(f"{data}-{key}", f"{title}, {setup.source}", common, setup)
+            replace(
+                _setup(f"{data}-{key}", f"{title}, {setup.source}", common, setup),
+                left_out=dict.fromkeys(setup.dashes, UNEQUAL),
+            )
             for key, setup in setups.items()
         ]
-    # "Standard KD is not applied to baselines and Full KD is utilized": no early stopping.
-    imagenet = _setup(
-        "imagenet",
-        "ImageNet, Table 6, whose AT, RKD and SP go without KD: --kd-weight 0",
-        _IMAGENET,
-        paper.IMAGENET,
-    )
-    made.append(replace(imagenet, seeds=1, teacher_settings={}))
-    return [*made, *_variants(), *_fashion()]
+    return [*made, *_imagenet(), *_variants(), *_fashion()]
 
 
 def _fashion() -> list[Recipe]:
     """Fashion-MNIST: the short form, its grids, and setups (a) to (d) as on CIFAR-10."""
+    left_out = {"afds": UNEQUAL}
+    methods = every(left_out)
     short = Recipe(
         "fashion",
         "all methods on 2,000 images of Fashion-MNIST, five seeds",
         fashion.SETTINGS,
         fashion.TEACHER_SETTINGS,
-        (*(term.key for term in TERMS), "amd-gl+sp"),
+        methods,
+        left_out=left_out,
         method_settings=tuned("fashion"),
-        trials=fashion.TRIALS,
+        trials=usual(methods, fashion.SETTINGS),
         validation_size=2000,
     )
     grids = [
@@ -264,6 +216,7 @@ def _fashion() -> list[Recipe]:
             title=f"accuracy by {name} on Fashion-MNIST, AMD (g)",
             methods=("kd", "amd-g"),
             grid={name: values},
+            left_out={},
             trials=(),
         )
         for name, values in _GRIDS.items()
@@ -271,6 +224,8 @@ def _fashion() -> list[Recipe]:
     whole = []
     for key in "abcd":
         setup = paper.CIFAR10[key]
+        left_out = dict.fromkeys(setup.dashes, UNEQUAL)
+        methods = every(left_out)
         whole.append(
             replace(
                 short,
@@ -283,7 +238,10 @@ def _fashion() -> list[Recipe]:
                     "student": setup.student,
                 },
                 teacher_settings={},
+                methods=methods,
+                left_out=left_out,
                 method_settings=tuned(f"fashion-{key}"),
+                trials=usual(methods, _CIFAR10),
                 validation_size=5000,
             )
         )

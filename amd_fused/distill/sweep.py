@@ -23,7 +23,7 @@ from amd_fused.distill import engine, models, reports
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method
-from amd_fused.distill.recipes import Recipe
+from amd_fused.distill.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amd_fused.distill.methods import MethodSettings, parse
+
 RULE = (
     "of a method's trials the one with the highest top-1 accuracy on the held-out training images "
     "after the last epoch; of equal ones that with the lowest negative log likelihood"
+)
+_LEARNING_RATES = (0.02, 0.05, 0.1)
+# The paper's for CIFAR-10, CINIC-10 and Tiny-ImageNet.
+_LOGITS = tuple(
+    {"ce_weight": ce, "kd_weight": kd, "temperature": tau}
+    for ce, kd, tau in ((0.1, 0.9, 4.0), (0.4, 0.6, 16.0), (0.7, 0.3, 16.0))
 )
 _TUNED = Path(__file__).parent / "tuned"
 
@@ -51,7 +59,28 @@ def best(outcomes: Sequence[Mapping[str, Any]]) -> int:
     return min(range(len(outcomes)), key=lambda k: (-outcomes[k]["top1"], outcomes[k]["nll"], k))
 
 
-def around(method: str, weight: str, carried: float) -> Trials:
-    """The paper's weight of a method's loss, a fifth and five times that; KD's choice below."""
-    values = (carried / 5, carried, carried * 5)
-    return Trials(method, tuple({weight: value} for value in values), "kd")
+def usual(methods: Sequence[str], carried: Mapping[str, Any]) -> tuple[Trials, ...]:
+    """Three trials for each method.
+
+    Students' learning rate first, on students from scratch, for all; then KD's weights and
+    temperature, for all with a loss of features; then each loss's weight: the carried one, a fifth
+    and five times that. A sum takes its first loss's settings, which leaves the last one's weight.
+
+    Args:
+        methods: their keys; scratch, kd and the first loss of a sum come before what needs them.
+        carried: settings with the weights that are known from other data; what is not among them
+            has its default.
+    """
+    made = []
+    for key in methods:
+        terms = parse(key).terms
+        if not terms[0].distilled:
+            made.append(Trials(key, tuple({"lr": lr} for lr in _LEARNING_RATES)))
+        elif not terms[-1].of_features:
+            made.append(Trials(key, _LOGITS, "scratch"))
+        else:
+            weight = terms[-1].weight
+            value = carried.get(weight, getattr(MethodSettings(), weight))
+            tried = tuple({weight: x} for x in (value / 5, value, value * 5))
+            made.append(Trials(key, tried, terms[0].key if len(terms) > 1 else "kd"))
+    return tuple(made)

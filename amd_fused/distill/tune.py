@@ -18,7 +18,7 @@ from amd_fused.distill import engine
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import parse
-from amd_fused.distill.recipes import Recipe
+from amd_fused.distill.recipe import Recipe
 from amd_fused.distill.run_dir import RunDir, write_json
 from amd_fused.distill.setting import flag
 from amd_fused.distill.sweep import cache_of, for_teacher

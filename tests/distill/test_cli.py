@@ -184,14 +184,20 @@ def test_finished_run_is_not_trained_again(
 def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(recipes.RECIPES)
+    # A heading, and a line that says how tables are listed.
+    assert len(lines) == 1 + len(recipes.RECIPES) + 2
     assert main(["recipes", "cifar10-a"]) == 0
     text = capsys.readouterr().out
     assert "amd-gl 86.36 ± 0.1" in text
     assert "temperature: 4.0" in text
+    assert "vid_weight 1: HobbitLong/RepDistiller" in text
+    assert "afds does not run: AFDS compares channel by channel" in text
     assert "gamma: 5000.0" in text
     assert main(["recipes", "cifar10-b-mixup"]) == 0
     assert "ECE 1.853, NLL 55.15: amd-gl" in capsys.readouterr().out
+    assert main(["recipes", "imagenet"]) == 0
+    top5 = capsys.readouterr().out.partition("top-5 (%) in the paper, Table 6:")[2]
+    assert top5.split()[:2] == ["teacher", "91.42"]
 
 
 def test_backends_are_shown_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:

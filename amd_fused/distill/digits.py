@@ -10,9 +10,9 @@ from amd_fused.distill.trials import tuned, usual
 # group has 1/16 of the positions, so a 16th keeps the weight of the sum (Eq. 7 of AMD). CRD draws a
 # third as many negatives as there are images, as on CIFAR-10. The learning rate of 0.1 belongs to
 # batches of 128, so it is about half for 50. The paper's steps after every 40 of 200 epochs would
-# leave a short run too few updates at each rate; a cosine has no milestones to place, and its end is
-# quiet enough to report the last epoch. The teacher has all 898 training images, its students 300
-# of them, without which there would be nothing to distil.
+# leave a short run too few updates at each rate; a cosine has no milestones to place, and its end
+# is quiet enough to report the last epoch. The teacher has all 898 training images, its students
+# 300 of them, without which there would be nothing to distil.
 _SETTINGS = {
     "data": "digits",
     "train_size": 300,

@@ -83,7 +83,9 @@ def _reported(values: Values) -> list[str]:
     for key, value in values.items():
         if value is not None:
             mean, deviation = value
-            lines.append(f"  {key} {mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}"))
+            lines.append(
+                f"  {key} {mean:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+            )
     return lines
 
 

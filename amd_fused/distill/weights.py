@@ -1,7 +1,7 @@
 """Where the weights of the paper's comparisons come from: the AMD paper names its own alone.
 
-They stand beside cross-entropy and KD as the AMD paper weighs them, "keeping the same setting as the
-proposed method" (section 5.1.2).
+They stand beside cross-entropy and KD as the AMD paper weighs them, "keeping the same setting as
+the proposed method" (section 5.1.2).
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from amd_fused.distill.config import Settings
 from amd_fused.distill.engine.objective import FrozenTeacher, Objective
 from amd_fused.distill.methods import Shapes, parse
 from amd_fused.distill.models import Layers
-from amd_fused.distill.paper_cells import TABLES, Cell, cells
+from amd_fused.distill.paper_cells import TABLES, cells
 from amd_fused.distill.weights import SOURCES
 
 CELLS = [cell for table in TABLES for cell in cells(table)]
 CLASSES, BATCH = 10, 4
-# Teacher, student and methods, three for AMD's two columns and the names of the setups apart.
+# Rows times columns; Table 8 has a row for the student, five for setup (a) and six for (b).
 SIZES = {3: 4 * 11, 4: 4 * 10, 5: 4 * 9, 6: 2 * 12, 7: 7 * 16, 8: 12 * 4, 9: 9 * 4}
 
 
@@ -69,10 +69,6 @@ def loss(recipe: str, method_key: str) -> torch.Tensor:
 def test_tables_have_as_many_entries_as_the_papers(table: int) -> None:
     found = [cell for cell in CELLS if cell.table == table]
     assert len({(cell.row, cell.column) for cell in found}) == len(found) == SIZES[table]
-
-
-def runs_of(cell: Cell) -> tuple[str, str]:
-    return cell.recipe, cell.method
 
 
 @pytest.mark.parametrize("recipe", sorted({cell.recipe for cell in CELLS}))
@@ -144,9 +140,9 @@ def test_columns_are_the_papers(table: int, column: str, expected: str) -> None:
 
 
 def test_imagenets_baselines_go_without_kd() -> None:
-    """Section 5.2: "standard KD is not applied to baselines", and CRD's second number is with it."""
+    """Section 5.2: "standard KD is not applied to baselines"; CRD's second number is with it."""
     own = recipes.get("imagenet").method_settings
-    assert own == dict.fromkeys(("at", "rkd", "sp", "cc", "afd", "crd"), {"kd_weight": 0.0})
+    assert own == {key: {"kd_weight": 0.0} for key in ("at", "rkd", "sp", "cc", "afd", "crd")}
     with_kd = recipes.get("imagenet-crd-kd")
     assert (with_kd.method_settings, with_kd.settings["kd_weight"]) == ({}, 1.0)
 
@@ -154,11 +150,18 @@ def test_imagenets_baselines_go_without_kd() -> None:
 def test_weights_are_those_of_their_sources() -> None:
     """RepDistiller's script, the README of AFD's authors, the Zoo's AFDS, the AMD paper."""
     weights = {
-        **{"gamma": 5000, "at_weight": 1000, "sp_weight": 3000, "rkd_weight": 1, "vid_weight": 1},
-        **{"cc_weight": 0.02, "crd_weight": 0.8, "afd_weight": 200, "afds_weight": 500},
+        "gamma": 5000,
+        "at_weight": 1000,
+        "sp_weight": 3000,
+        "rkd_weight": 1,
+        "vid_weight": 1,
+        "cc_weight": 0.02,
+        "crd_weight": 0.8,
+        "afd_weight": 200,
+        "afds_weight": 500,
     }
     assert set(SOURCES) == set(weights)
-    for recipe, method in {runs_of(cell) for cell in CELLS}:
+    for recipe, method in {(cell.recipe, cell.method) for cell in CELLS}:
         if method == paper_cells.TEACHER:
             continue
         chosen = recipes.get(recipe)

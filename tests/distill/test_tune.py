@@ -97,7 +97,7 @@ def test_a_second_start_trains_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipe=digits"], "--recipe must be one with trials, got 'digits'"),
+        (["--recipe=cifar10-a"], "--recipe must be one with trials, got 'cifar10-a'"),
         (["--recipe=fashion", "--gamma=3"], "--gamma must not be given, for it is to be chosen"),
         (["--recipe=fashion", "--validation-size=0"], "--validation-size must be at least 1, got"),
     ],

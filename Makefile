@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper-digits test test-all tritons sanitize lint bench docs gpu build clean FORCE
+.PHONY: help demo paper-digits test test-all tritons compat sanitize lint bench docs gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
@@ -25,7 +25,8 @@ paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds
 	$(BIN)/amd-fused sweep --recipe digits --output-dir runs/paper-digits $(ARGS)
 
 test: $(STAMPS)/test-distill-vision ## run the tests
-	$(BIN)/python -m pytest -p no:benchmark --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
+		--durations 10 $(ARGS)
 
 test-all: ## run the tests, the exhaustive ones with them
 	$(MAKE) test ARGS='-m "" $(ARGS)'
@@ -36,8 +37,12 @@ tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Tri
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.4 triton==3.4.*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/3.6 triton==3.6.*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/tritons/newest triton
-	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest -p no:benchmark \
-		tests/losses/test_triton_compile.py -k 'other_tritons or sizes_of_one' $(ARGS)
+	TRITONS=build/tritons/3.4:build/tritons/3.6:build/tritons/newest $(BIN)/python -m pytest \
+		tests/losses/test_triton_compile.py -m '' -k 'other_tritons or (sizes_of_one and every)' $(ARGS)
+
+# As pip is configured: with a limit on torch's version, "newest" is the newest within it.
+compat: $(STAMPS)/build ## run a core set with every Python, torch and Triton promised; docs/versions.md
+	$(BIN)/python tests/compat/matrix.py $(ARGS)
 
 sanitize: $(STAMPS)/test-distill-vision ## run the losses' tests with AddressSanitizer and UndefinedBehaviorSanitizer
 	$(BIN)/python tests/support/sanitize.py $(ARGS)
@@ -70,7 +75,7 @@ build: $(STAMPS)/build ## install the package in place, its kernels compiled
 
 clean: ## remove .venv, build outputs and caches
 	rm -rf $(VENV) build dist *.egg-info amd_fused/_build.json amd_fused/_*.so
-	rm -rf .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:

@@ -27,7 +27,7 @@ from setuptools.command.build import build
 if int(setuptools.__version__.split(".")[0]) < 77:
     raise SystemExit(
         f"amd_fused: building needs setuptools >= 77, got {setuptools.__version__}; "
-        "run `pip install --upgrade setuptools`"
+        "run `pip install 'setuptools>=77.0.3,<82'` (torch 2.11 and 2.12 want < 82)"
     )
 
 from setuptools.command.bdist_wheel import bdist_wheel  # older setuptools has it in another package

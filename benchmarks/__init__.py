@@ -9,12 +9,11 @@
 | `training` | a whole distillation step: images per second, memory |
 | `report` | tables and pictures of result files |
 | `compare` | what changed from one result file to another, told from noise |
-| `all` | losses, siblings, scaling, host, pytest-benchmark and the report: `make bench` |
+| `all` | losses, siblings, scaling, host and the report: `make bench` |
 | `gpu` | what an NVIDIA GPU has to show, tests and times, in two stages: `make gpu` |
 
-harness.py measures, and one file a loss (amd.py, kd.py) says what: a function
-``case(shape, layout, dtype, device)``, entered in ``SUBJECTS`` of losses.py or siblings.py;
-common.py has what they share. bench_loss.py is for pytest-benchmark. results/ holds the JSON files.
+measure/ has the harness and what every result file needs, cases/ says what is measured, a command
+or a loss a file, and show/ reads result files. results/ holds them as JSON.
 """
 
 import os

@@ -6,18 +6,23 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = (
-    *("losses", "siblings", "scaling", "host", "training"),
-    *("report", "compare", "all", "gpu"),
-)
+COMMANDS = {
+    "losses": "benchmarks.cases.losses",
+    "siblings": "benchmarks.cases.siblings",
+    "scaling": "benchmarks.cases.scaling",
+    "host": "benchmarks.cases.host",
+    "training": "benchmarks.cases.training",
+    "report": "benchmarks.show.report",
+    "compare": "benchmarks.show.compare",
+    "all": "benchmarks.all",
+    "gpu": "benchmarks.gpu",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    name, rest = COMMANDS[0], arguments
-    if arguments and arguments[0] in COMMANDS:
-        name, rest = arguments[0], arguments[1:]
-    return importlib.import_module(f"benchmarks.{name}").main(rest)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = given.pop(0) if given and given[0] in COMMANDS else "losses"
+    return importlib.import_module(COMMANDS[name]).main(given)
 
 
 if __name__ == "__main__":

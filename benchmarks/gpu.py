@@ -8,93 +8,104 @@ and with tiny shapes, which shows that they run and nothing else.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import environment, host, results, steps, table, training
-from benchmarks.results import beside
-from benchmarks.steps import Outcome, Step
+from benchmarks import steps
+from benchmarks.measure import environment, results
+from benchmarks.show import table
+from benchmarks.steps import SECONDS, Outcome, Step
 
 TESTS = "tests/gpu"
 SMALL_SET = f"{TESTS}/small_set.py"
-# What a lent machine must tell first, in four minutes: whether the kernels are right and how fast.
-# The rest fits in as many.
+# What a lent machine must tell first: whether the kernels are right and how fast. Then the rest, in
+# order of value.
 STAGES = {
-    "a": ("build", "smoke", "losses", "core", "memcheck"),
+    "a": ("build", "smoke", "losses", "core"),
     "b": (
-        *("build", "tests", "large", "peers", "training"),
-        *("siblings", "host", "small-set", "racecheck"),
+        *("build", "peers", "siblings", "training", "tests", "large"),
+        *("host", "small-set", "memcheck", "racecheck"),
     ),
 }
 STEPS = tuple(dict.fromkeys([*STAGES["a"], *STAGES["b"]]))
-_SHAPES = ("--shapes", "cifar-wrn", "imagenet-resnet", "detection")
+# Of a stage: what its steps may take together, which is less than a machine is lent for.
+STAGE_SECONDS = {"a": 315.0, "b": 510.0}
+# An H100 took 29 s to build, 61 for smoke, 107 for losses, 65 for core and 31 for memcheck. host
+# needs more than 20 s where Triton's kernels are not compiled yet.
+_STEP_SECONDS = {
+    "build": 45,
+    "smoke": 75,
+    "losses": 120,
+    "core": 75,
+    "peers": 110,
+    "siblings": 35,
+    "training": 60,
+    "tests": 85,
+    "large": 35,
+    "host": 45,
+    "small-set": 20,
+    "memcheck": 40,
+    "racecheck": 35,
+}
 _ARGUMENTS = {
     "losses": (
         *("--device=cuda", "--seconds=0", "--min-time=0.3"),
         *("--variants", "amd_fused", "amd_fused_cuda", "eager"),
-        *("--dtypes", "float32", "bfloat16", *_SHAPES),
+        *("--dtypes", "float32", "bfloat16"),
+        *("--shapes", "cifar-wrn", "imagenet-resnet", "detection"),
     ),
     "peers": (
-        *("--device=cuda", "--min-time=0.5", "--dtypes", "float32", "bfloat16"),
+        *("--device=cuda", f"--seconds={SECONDS}", "--min-time=0.5"),
         *("--layouts", "nchw", "--shapes", "cifar-wrn", "imagenet-resnet"),
-        *("--variants", "amd_fused", "eager", "compile"),
+        *("--dtypes", "float32", "bfloat16", "--variants", "amd_fused", "eager", "compile"),
+    ),
+    "siblings": ("--device=cuda", "--seconds=0", "--min-time=0.3"),
+    "training": (
+        *("--device=cuda", "--seconds=0", "--min-time=5"),
+        *("--settings", "wrn-amp", "resnet-amp"),
     ),
     "host": ("--device=cuda",),
-    "siblings": ("--device=cuda", "--seconds=0", "--min-time=0.3"),
-    "training": ("--device=cuda", "--seconds=0", "--min-time=5"),
 }
+_DRY = ("--device=cpu", "--min-time=0")
 _DRY_ARGUMENTS = {
     "losses": (
-        *("--device=cpu", "--seconds=0", "--min-time=0"),
-        *("--shapes", "tiny", "--layouts", "channels_last"),
+        *(*_DRY, "--seconds=0", "--shapes", "tiny", "--layouts", "channels_last"),
         *("--variants", "amd_fused", "eager", "compile", "at"),
     ),
-    "peers": (
-        *("--device=cpu", "--min-time=0", "--shapes", "tiny", "--layouts", "nchw"),
-        *("--variants", "amd_fused", "eager"),
-    ),
-    "host": ("--device=cpu", "--min-time=0"),
-    "siblings": (
-        "--device=cpu",
-        "--seconds=0",
-        "--min-time=0",
-        "--shapes",
-        "tiny",
-        "--dtypes",
-        "float32",
-    ),
-    "training": ("--device=cpu", "--settings=tiny-amp", "--seconds=0", "--min-time=0"),
+    "peers": (*_DRY, "--shapes", "tiny", "--layouts", "nchw", "--variants", "amd_fused", "eager"),
+    "siblings": (*_DRY, "--seconds=0", "--shapes", "tiny", "--dtypes", "float32"),
+    "training": (*_DRY, "--seconds=0", "--settings=tiny-amp"),
+    "host": _DRY,
 }
-# The command that measures, where the step is not named as it.
-_COMMANDS = {"peers": "losses"}
 _DRY_VARIABLES = {
     "TRITON_INTERPRET": "1",
     "AMD_FUSED_BACKEND": "triton",
     "AMD_FUSED_TEST_DEVICE": "cpu",
+}
+# Of pytest's markers, and the GPU's memory for each process. Every test is in one of these.
+_WHICH = {
+    "smoke": ("smoke", 5 << 30),
+    "core": ("core and not smoke", 5 << 30),
+    "tests": ("not (smoke or core or large)", 5 << 30),
+    "large": ("large", 30 << 30),
 }
 _SANITIZER_IN_TOOLKIT = "/usr/local/cuda/bin/compute-sanitizer"
 # Of all kernels, ours.
 _SANITIZER_OPTIONS = ("--error-exitcode", "1", "--kernel-regex", "kns=amd_")
 # What it prints on machines that do not let it at the device.
 _SANITIZER_REFUSED = "Device not supported"
-# Of a stage, less than a machine may be lent for.
-_ALL_SECONDS = {"a": 255.0, "b": 285.0}
 # A dry run measures nothing, so that its limits only end what hangs, on the slowest machine too.
 _DRY_PATIENCE = 30
-# Of the GPU's memory, for each process that runs tests, and those that run the large ones.
-_TEST_BYTES = 5 << 30
-_LARGE_TEST_BYTES = 30 << 30
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,21 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks gpu: torch sees no CUDA device here; --dry-run needs none")
         return 1
     machine = environment.describe(torch.device("cpu" if options.dry_run else "cuda"))
-    options.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{environment.file_stem(machine)}-{options.stage}"
-    prefix = options.out.resolve() / stem
+    prefix = options.out.resolve() / f"{environment.file_stem(machine)}-{options.stage}"
+    packed = prefix.with_name(f"{prefix.name}-results.tar.gz")
     patience = _DRY_PATIENCE if options.dry_run else 1
-    names = options.steps or STAGES[options.stage]
-    outcomes: list[Outcome] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        prefix.with_name(f"{stem}.log").open("w", buffering=1) as log,
-    ):
-        files = Path(folder) / stem
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder) / prefix.name
 
-        def keep(outcome: Outcome) -> None:
+        def keep(outcomes: list[Outcome]) -> None:
             """All that is known so far, for whoever ends this run early."""
-            outcomes.append(outcome)
             summary = {
                 "schema": results.SCHEMA,
                 "command": "gpu",
@@ -131,38 +135,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "stage": options.stage,
                 "steps": [asdict(outcome) for outcome in outcomes],
             }
-            results.write(summary, beside(files, "summary.json"))
-            with tarfile.open(beside(prefix, "results.tar.gz"), "w:gz") as packed:
+            results.write(summary, Path(f"{files}-summary.json"))
+            with tarfile.open(packed, "w:gz") as archive:
                 for path in sorted(Path(folder).iterdir()):
-                    packed.add(path, path.name)
+                    archive.add(path, path.name)
 
-        chosen = [
-            replace(step, seconds=step.seconds * patience)
+        made = {
+            step.name: replace(step, seconds=step.seconds * patience)
             for step in all_steps(options.dry_run, files)
-            if step.name in names
-        ]
-        chosen.sort(key=lambda step: names.index(step.name))
-        seconds = options.seconds or _ALL_SECONDS[options.stage]
-        steps.run_all(chosen, seconds * patience, log, keep)
+        }
+        chosen = [made[name] for name in options.steps or STAGES[options.stage]]
+        seconds = (options.seconds or STAGE_SECONDS[options.stage]) * patience
+        outcomes = steps.run_all(chosen, seconds, prefix, keep)
         shown = render(outcomes, files)
     print("", table.render_environment(machine), "", *shown, sep="\n")
-    print(f"\nwritten to {beside(prefix, 'results.tar.gz')} and {prefix}.log")
-    return 1 if any(outcome.failed for outcome in outcomes) else 0
+    print(f"\nwritten to {packed} and {prefix}.log")
+    return steps.status(outcomes)
 
 
 def render(outcomes: Sequence[Outcome], files: Path) -> list[str]:
     """The summary: what the benchmarks measured, then a line a step."""
-    shown: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-        "losses": table.render_ours,
-        "peers": table.render_ours,
-        "host": lambda cases: "\n\n".join(map(host.render, cases)),
-        "training": lambda cases: "\n\n".join(map(training.render, cases)),
-    }
     blocks = []
-    for name, show in shown.items():
-        path = beside(files, f"{name}.json")
+    for name in ("losses", "peers", "siblings", "host", "training"):
+        path = Path(f"{files}-{name}.json")
         if path.exists():
-            blocks += [show(json.loads(path.read_text())["cases"]), ""]
+            cases = json.loads(path.read_text())["cases"]
+            of_all = name in ("losses", "peers")
+            blocks += [table.render_ours(cases)] if of_all else map(table.render_case, cases)
+            blocks.append("")
     return [*blocks, *steps.render(outcomes)]
 
 
@@ -171,44 +171,41 @@ def all_steps(dry: bool, files: Path) -> list[Step]:
     arguments = _DRY_ARGUMENTS if dry else _ARGUMENTS
     # One cache for all steps: what the first compile, the others find.
     cache = {"TRITON_CACHE_DIR": str(steps.ROOT / "build" / "triton-cache")}
-    variables = cache | (_DRY_VARIABLES if dry else {})
+    interpreted = cache | (_DRY_VARIABLES if dry else {})
     not_dry = "dry run" if dry else ""
 
-    def benchmark(name: str, seconds: float, **options: Any) -> Step:
-        command = (sys.executable, "-m", "benchmarks", _COMMANDS.get(name, name))
-        output = str(beside(files, f"{name}.json"))
-        options.setdefault("variables", variables)
-        return Step(name, (*command, "--output", output, *arguments[name]), seconds, **options)
+    def step(name: str, command: Sequence[str], missing: str = "", **options: Any) -> Step:
+        options.setdefault("variables", interpreted)
+        return Step(name, tuple(command), _STEP_SECONDS[name], missing, **options)
 
-    def tests(name: str, which: str, seconds: float, each: int, missing: str = "") -> Step:
-        report = f"--junitxml={beside(files, f'{name}.xml')}"
-        command = (*_pytest(dry, each), "-m", which, report)
-        return Step(name, command, seconds, missing, variables=variables)
+    def benchmark(name: str, **options: Any) -> Step:
+        command = "losses" if name == "peers" else name
+        output = f"--output={files}-{name}.json"
+        return step(name, (*steps.BENCHMARKS, command, output, *arguments[name]), **options)
+
+    def tests(name: str, missing: str = "") -> Step:
+        which, bytes_each = _WHICH[name]
+        report = f"--junitxml={files}-{name}.xml"
+        return step(name, (*_pytest(dry, bytes_each), "-m", which, report), missing)
 
     def sanitizer(tool: str) -> Step:
         program = shutil.which("compute-sanitizer") or shutil.which(_SANITIZER_IN_TOOLKIT) or ""
         missing = not_dry or ("" if program else "compute-sanitizer is not installed")
         command = (program, *_SANITIZER_OPTIONS, "--tool", tool, sys.executable, SMALL_SET)
-        return Step(tool, command, 60, missing, refused=_SANITIZER_REFUSED, variables=variables)
+        return step(tool, command, missing, refused=_SANITIZER_REFUSED)
 
     build = (sys.executable, "setup.py", "build_ext", "--inplace")
     here = "" if dry else ".".join(map(str, torch.cuda.get_device_capability()))
     return [
         # The CUDA kernels, where there is nvcc, for this GPU alone, and the C++ ones. What is
         # missing, tests say.
-        Step("build", build, 90, not_dry, False, variables={"TORCH_CUDA_ARCH_LIST": here}),
-        tests("smoke", "smoke", 75, _TEST_BYTES),
-        benchmark("losses", 120),
-        tests("core", "core and not smoke", 75, _TEST_BYTES),
-        tests("tests", "not (smoke or core or large)", 110, _TEST_BYTES),
-        tests("large", "large", 45, _LARGE_TEST_BYTES, not_dry),
-        benchmark("peers", 60),
-        benchmark("training", 60),
-        benchmark("siblings", 30),
+        step("build", build, not_dry, counts=False, variables={"TORCH_CUDA_ARCH_LIST": here}),
+        *(tests(name, not_dry if name == "large" else "") for name in _WHICH),
+        *map(benchmark, ("losses", "peers", "siblings", "training")),
         # In a dry run no interpreter: its launches are left out where there is no GPU.
-        benchmark("host", 20, variables=cache),
+        benchmark("host", variables=cache),
         # Without the sanitizer first, which then finds the kernels compiled.
-        Step("small-set", (sys.executable, SMALL_SET), 30, variables=variables),
+        step("small-set", (sys.executable, SMALL_SET)),
         sanitizer("memcheck"),
         sanitizer("racecheck"),
     ]
@@ -217,12 +214,11 @@ def all_steps(dry: bool, files: Path) -> list[Step]:
 def _pytest(dry: bool, bytes_each: int) -> tuple[str, ...]:
     # Warnings of whatever versions are installed here are no errors of ours.
     options = ("-q", "-W", "default", "--durations=5", "-p", "no:cacheprovider")
-    if not dry and importlib.util.find_spec("xdist") is not None:
+    if not dry and environment.has("xdist"):
         # Most of the time goes into compiling kernels, which one process does one by one.
         memory = torch.cuda.get_device_properties("cuda").total_memory
         workers = min(14, os.cpu_count() or 1, max(1, memory // bytes_each))
-        # It warns that it does nothing beside the other plugin.
-        options += ("-n", str(workers), "-p", "no:benchmark")
+        options += ("-n", str(workers))
     return (sys.executable, "-m", "pytest", TESTS, *options)
 
 
@@ -236,11 +232,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", nargs="+", choices=STEPS, help="default: all of the stage, in its order"
     )
+    limits = " or ".join(f"{seconds:g}" for seconds in STAGE_SECONDS.values())
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help=f"for all steps together ({_ALL_SECONDS['a']:g} or {_ALL_SECONDS['b']:g}), "
-        f"{_DRY_PATIENCE} times that in a dry run",
+        help=f"for all steps together ({limits}), {_DRY_PATIENCE} times that in a dry run",
     )
     return parser

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from benchmarks import table
+from benchmarks.show import table
 
 ROOT = Path(__file__).parent.parent
+BENCHMARKS = (sys.executable, "-m", "benchmarks")
 SECONDS = "{seconds}"
 # A step is not worth starting in less.
 LEAST_SECONDS = 15.0
@@ -66,19 +67,35 @@ class Outcome:
 
 
 def run_all(
-    steps: Sequence[Step], seconds: float, log: IO[str], keep: Callable[[Outcome], None]
-) -> None:
-    """One after the other, in so many seconds together; what came of each goes to ``keep``."""
+    steps: Sequence[Step],
+    seconds: float,
+    prefix: Path,
+    keep: Callable[[list[Outcome]], None] = lambda outcomes: None,
+) -> list[Outcome]:
+    """One after the other, in so many seconds together; their output also goes to <prefix>.log.
+
+    ``keep`` gets all outcomes so far after every step.
+    """
     end = time.monotonic() + seconds
-    for i, step in enumerate(steps):
-        later = sum(other.reserved for other in steps[i + 1 :] if not other.missing)
-        keep(run(step, end - time.monotonic() - later, log))
+    outcomes: list[Outcome] = []
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with prefix.with_name(f"{prefix.name}.log").open("w", buffering=1) as log:
+        for i, step in enumerate(steps):
+            later = sum(other.reserved for other in steps[i + 1 :] if not other.missing)
+            outcomes.append(run(step, end - time.monotonic() - later, log))
+            keep(outcomes)
+    return outcomes
 
 
 def render(outcomes: Sequence[Outcome]) -> list[str]:
     """A line a step."""
     rows = [(o.name, o.status, f"{o.seconds:.0f}", o.note) for o in outcomes]
     return table.lines(("step", "status", "seconds", "note"), rows)
+
+
+def status(outcomes: Sequence[Outcome]) -> int:
+    """1 if a step failed, else 0."""
+    return int(any(outcome.failed for outcome in outcomes))
 
 
 def run(step: Step, seconds_left: float, log: IO[str]) -> Outcome:
@@ -108,15 +125,15 @@ def run(step: Step, seconds_left: float, log: IO[str]) -> Outcome:
         for line in process.stdout:
             _say(line, log)
             refused |= bool(step.refused) and step.refused in line
-        status = process.wait()
-    seconds = time.monotonic() - start
+        exit_status = process.wait()
+    took = time.monotonic() - start
     if refused:
-        return Outcome(step.name, "left out", step.refused, seconds)
-    if status == 0:
-        return Outcome(step.name, "ok", "", seconds)
-    if seconds >= limit:
-        return Outcome(step.name, "timed out", f"after {limit:.0f} s", seconds, step.counts)
-    return Outcome(step.name, "failed", f"exit status {status}", seconds, step.counts)
+        return Outcome(step.name, "left out", step.refused, took)
+    if exit_status == 0:
+        return Outcome(step.name, "ok", "", took)
+    if took >= limit:
+        return Outcome(step.name, "timed out", f"after {limit:.0f} s", took, step.counts)
+    return Outcome(step.name, "failed", f"exit status {exit_status}", took, step.counts)
 
 
 @contextlib.contextmanager

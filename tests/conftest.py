@@ -4,30 +4,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
+
+# Before torch starts its threads: several processes of pytest-xdist share the cores, and a thread
+# that waits for others is not to keep one busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Nor is each of them to start further ones that compile for it.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
 import torch
 
 # Before anything imports Triton: without a GPU its kernels run in the interpreter, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# Several processes of pytest-xdist share the cores; two threads still make parallel code parallel.
+# Two threads still make parallel code parallel.
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(2)
+
+if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
+    from triton_interpreter import patch_once_a_launch
+
+    patch_once_a_launch()
 
 from cuda_on_host import build
 
 from amd_fused import _backends, backends
+from amd_fused.losses._common import constant_losses
+from amd_fused.losses.amd.triton import plan
+
+# Processes take files in this order, and none is to end alone.
+SLOWEST = ("test_triton_compile", "test_triton_on_host", "test_parity", "test_contracts")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest file first: processes take files in this order, and none is to end alone."""
-    items.sort(key=lambda item: item.path.name != "test_triton_compile.py")
+    """The slowest files first."""
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _warned_of_nothing() -> None:
+    """What a process warns of once, each test is warned of: none leans on one before it."""
+    constant_losses._once.cache_clear()
+    _backends._warn_reference.cache_clear()
 
 
 @pytest.fixture
@@ -47,6 +72,14 @@ def cuda_on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     build.loaded()
     monkeypatch.setattr(_backends, "cuda_error", lambda: "")
     monkeypatch.setitem(_backends._DEVICES, "cuda", ("cuda", "cpu"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's chunked form from 11x9 positions on, in two chunks a quadrant or more: what its
+    interpreter takes seconds for with the sizes of a device."""
+    monkeypatch.setattr(plan, "MAX_POSITIONS", 64)
+    monkeypatch.setattr(plan, "CHUNK", 16)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 BACKENDS = ("auto", "triton", "cuda", "cpp", "reference")
 KERNELS = {
     "amd": ("triton", "cuda", "cpp"),
+    "attention_map": ("triton", "cuda", "cpp"),
     "kd": ("triton", "cpp"),
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),

@@ -27,9 +27,12 @@ DATA = ("digits", "cifar10", "cifar100", "cinic10", "tiny-imagenet", "imagenet",
 AUGMENTATIONS = ("none", "crop-flip", "imagenet")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
-# These change nothing about the result: where the data lie and how many processes load them, what
-# is saved on the way, and how much the report shows.
-WITHOUT_EFFECT = ("data_dir", "workers", "checkpoint_steps", "save_every", "report_images")
+# These change nothing about the result: where the data lie and how many processes load them, where
+# the teacher's outputs are kept, what is saved on the way, and how much the report shows.
+WITHOUT_EFFECT = (
+    *("data_dir", "workers", "teacher_cache", "checkpoint_steps", "save_every"),
+    "report_images",
+)
 # Batch normalisation needs two values a channel, also where a map has one position.
 _AT_LEAST_2 = Rule("at least 2", lambda value: value >= 2)
 # torch's generators take 63 bits, and methods draw from a stream above the networks'.
@@ -82,10 +85,10 @@ class Settings(MethodSettings):
         "networks", (), "module paths of the student's feature maps, as many as the teacher's"
     )
     teacher_embedding: str = setting(
-        "networks", "", "module path of the teacher's embedding (for nd, lsh, rkd)"
+        "networks", "", "module path of the teacher's embedding (for nd, lsh, rkd, cc, crd)"
     )
     student_embedding: str = setting(
-        "networks", "", "module path of the student's embedding (for nd, lsh, rkd)"
+        "networks", "", "module path of the student's embedding (for nd, lsh, rkd, cc, crd)"
     )
 
     epochs: int = setting("training", 200, "epochs", AT_LEAST_1)
@@ -131,6 +134,13 @@ class Settings(MethodSettings):
     sync_batchnorm: bool = setting(
         "running", True, "batch statistics over all processes, as one process would take them"
     )
+    teacher_cache: str = setting(
+        "running",
+        "auto",
+        "where the teacher's outputs are kept after the first epoch: off, memory, a folder, or "
+        "auto: in memory where images are the same in every epoch",
+        Rule("auto, off, memory or a folder", bool),
+    )
     save_every: int = setting(
         "running",
         0,
@@ -163,6 +173,25 @@ class Settings(MethodSettings):
                 f"--teacher-layers and --student-layers must be equally many, got {given[0]} and "
                 f"{given[1]}"
             )
+
+        if self.teacher_cache not in ("auto", "off") and self.changing_images:
+            raise UsageError(
+                f"--teacher-cache must be auto or off with {self.changing_images}, by which images "
+                "differ from epoch to epoch and the teacher's outputs with them, got "
+                f"{self.teacher_cache!r}"
+            )
+
+    @property
+    def teacher_cache_folder(self) -> str | None:
+        """None where the teacher's outputs are not kept in files."""
+        return None if self.teacher_cache in ("auto", "off", "memory") else self.teacher_cache
+
+    @property
+    def changing_images(self) -> str:
+        """The option by which training images differ from epoch to epoch; empty: they do not."""
+        if self.augment != "none":
+            return f"--augment {self.augment}"
+        return f"--mixup {self.mixup:g}" if self.mixup > 0 else ""
 
     def _refuse(self, name: str, rule: str) -> None:
         value = getattr(self, name)

@@ -69,7 +69,7 @@ def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
 def _belongs_elsewhere(name: str, command: str) -> bool:
     """Whether another option of the command says it."""
     return {
-        "train-teacher": name.startswith("student") or name == "mixup",
+        "train-teacher": name.startswith("student") or name in ("mixup", "teacher_cache"),
         # The teacher's run says which network it is.
         "distill": name == "teacher",
         "sweep": name in ("method", "seed"),

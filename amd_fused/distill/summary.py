@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -12,11 +11,12 @@ from typing import Any
 import torch
 
 import amd_fused
+from amd_fused.distill.clock import Mark, Settings, clock_of, interleave
 
 # The layers of a training step of WRN16-1 under WRN16-3 on 32x32 images, a batch of 128.
 _LAYERS = ((16, 48, 32), (32, 96, 16), (64, 192, 8))
 _BATCH = 128
-_ROUNDS, _WARMUP = 7, 2
+_TURNS = Settings(min_time=0.0, min_rounds=7, calls_per_turn=1)
 
 
 def print_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -70,21 +70,15 @@ def _milliseconds(names: list[str]) -> dict[str, float]:
     draw = partial(torch.randn, generator=generator, device=device)
     student = [draw(_BATCH, c_s, size, size).requires_grad_() for c_s, _, size in _LAYERS]
     teacher = [draw(_BATCH, c_t, size, size) for _, c_t, size in _LAYERS]
-    calls: dict[str, Callable[[], object]] = {
-        name: partial(_step, name, student, teacher) for name in names
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(_ROUNDS + _WARMUP):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if turn >= _WARMUP:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * median(values) for name, values in seconds.items()}
+    steps = {name: partial(_step, name, student, teacher) for name in names}
+    times = interleave(steps, _TURNS, clock_of(device))
+    return {name: 1e3 * median(total for (total,) in calls) for name, calls in times.items()}
 
 
-def _step(backend: str, student: list[torch.Tensor], teacher: list[torch.Tensor]) -> object:
+def _step(
+    backend: str, student: list[torch.Tensor], teacher: list[torch.Tensor], mark: Mark
+) -> None:
     loss = amd_fused.amd_loss(student, teacher, backend=backend)
-    return torch.autograd.grad(loss, student)
+    gradients = torch.autograd.grad(loss, student)
+    mark()
+    del gradients

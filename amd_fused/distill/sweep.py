@@ -6,6 +6,9 @@ A sweep that was stopped goes on when it is started again: finished runs stay, h
     <output>/amd-gl/seed-0/                 its student by the method amd-gl
     <output>/amd-g_gamma-3000/seed-0/       at a point of the grid
     <output>/table.md table.csv report.html report.json gamma.png
+
+`--teacher-cache DIR` has a cache for each teacher and what methods take of it: students whose
+losses take the same read what the first of them wrote, DIR/seed-0/logits+attention for one.
 """
 
 from __future__ import annotations
@@ -95,7 +98,9 @@ def points(
             Point(
                 Path("_".join([method.key, *(f"{k}-{v:g}" for k, v in at.items())]))
                 / f"seed-{seed}",
-                settings.changed(method=method, seed=seed, **at),
+                settings.changed(
+                    method=method, seed=seed, teacher_cache=_cache(settings, method, seed), **at
+                ),
             )
             for method in methods
             for at in (_grid_points(grid) if "amd" in method.losses else [{}])
@@ -133,6 +138,13 @@ def _check_epoch(epoch: int | None, teachers: Settings) -> None:
         f"--teacher-epoch must be the last one, {last}, or a multiple of --save-every, {every}, "
         f"below it, got {epoch}"
     )
+
+
+def _cache(settings: Settings, method: Method, seed: int) -> str:
+    folder = settings.teacher_cache_folder
+    if folder is None:
+        return settings.teacher_cache
+    return str(Path(folder, f"seed-{seed}", "+".join(method.taught_by)))
 
 
 def _grid_points(grid: Mapping[str, tuple[float, ...]]) -> Iterator[dict[str, float]]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from amd_fused.hooks import passes
+from amd_fused.hooks.capture import Capture
 from amd_fused.losses._common import outputs
 
 # In place of a version: inference tensors do not count the writes into them.
@@ -24,7 +25,7 @@ class Store:
     def __init__(self) -> None:
         self.active = True
         self.begun = False
-        # path -> (times run, output or what it is if it is no tensor, its version then).
+        # path -> (times run, what is kept of the output or, of no tensor, what it is; its version).
         # Version None: traced by torch.compile.
         self.records: dict[str, tuple[int, Tensor | str, int | None]] = {}
         # The same of the last pass without values, which leaves the others alone.
@@ -125,12 +126,16 @@ class Begin(_Hook):
 
 
 class Record(_Hook):
-    """Forward hook of one layer: keeps its output. A copy (in a copied model) keeps nothing."""
+    """Forward hook of one layer: keeps its output, or what is captured of it. A copy (in a copied
+    model) keeps nothing."""
 
-    def __init__(self, store: Store | None, path: str, entry: outputs.Entry) -> None:
+    def __init__(
+        self, store: Store | None, path: str, entry: outputs.Entry, capture: Capture | None
+    ) -> None:
         self.store = store
         self.path = path
         self.entry = entry
+        self.capture = capture
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         store = self.store
@@ -144,11 +149,18 @@ class Record(_Hook):
             # where the layer's output also leaves the graph.
             if isinstance(output, Tensor):
                 output = output.clone()
+                if self.capture is not None:
+                    output = self.capture(output)
         else:
             if _is_recomputation():
+                if self.capture is not None and isinstance(output, Tensor):
+                    # Checkpointing wants saved for the backward pass what was saved before.
+                    self.capture.again(output)
                 return
             _refuse_replica(module)
             if isinstance(output, Tensor):
+                if self.capture is not None:
+                    output = self.capture(output)
                 version = _UNCOUNTED if output.is_inference() else output._version
         without_values = passes.has_no_values(module, (*args, output))
         records = store.shapes if without_values else store.records
@@ -156,7 +168,7 @@ class Record(_Hook):
         records[self.path] = (runs + 1, output, version)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Record, (None, self.path, self.entry)
+        return Record, (None, self.path, self.entry, None)
 
 
 def _is_recomputation() -> bool:

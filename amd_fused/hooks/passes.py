@@ -22,7 +22,7 @@ def is_trace() -> bool:
         torch.compiler.is_exporting()
         or _trace._trace_module_map is not None
         or torch._C._get_tracing_state() is not None
-        or _symbolic_trace._is_fx_tracing_flag
+        or _symbolic_trace.is_fx_symbolic_tracing()
     )
 
 

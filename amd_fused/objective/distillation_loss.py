@@ -56,9 +56,10 @@ class DistillationLoss(_Loss):
             student logits that it returns (while kd_weight > 0).
 
     A loss whose third positional parameter has no default, such as :class:`NDLoss`, is given
-    ``target`` too. A term of weight 0 is not computed, and inputs that only it needs may be None or
-    left out: ``DistillationLoss(feature_weight=0)(student_logits, teacher_logits, target)`` is
-    plain KD.
+    ``target`` too. A feature loss with a parameter ``indices`` without a default, such as
+    :class:`CRDLoss`, is given ``indices`` by that name. A term of weight 0 is not computed, and
+    inputs that only it needs may be None or left out:
+    ``DistillationLoss(feature_weight=0)(student_logits, teacher_logits, target)`` is plain KD.
 
     Called with:
         student_logits: [B, K], any floating dtype.
@@ -67,6 +68,8 @@ class DistillationLoss(_Loss):
         student_features, teacher_features: what ``feature_loss`` takes; for ``AMDLoss`` a tensor
             or a list of tensors [B, C, H, W]. For several losses either the same for all, or a
             dict with each loss's own by its name.
+        indices: [B], each sample's index in the data set, where a feature loss takes it. ``target``
+            must then be class indices.
 
     Returns:
         0-d float32 tensor; float64 when the logits or a feature loss are. Gradients flow to every
@@ -116,6 +119,7 @@ class DistillationLoss(_Loss):
         if not (ce_weight or kd_weight or features_weigh):
             raise ValueError(f"{OWNER}: ce_weight, kd_weight or feature_weight must be > 0, got 0")
         self._feature_takes_target = terms.takes_target(self.feature_loss)
+        self._feature_takes_indices = terms.takes_indices(self.feature_loss)
         self._logit_takes_target = logit_loss is not None and terms.takes_target(logit_loss)
         self.parts: dict[str, Tensor] = {}
 
@@ -126,10 +130,12 @@ class DistillationLoss(_Loss):
         target: Tensor | None,
         student_features: Any = None,
         teacher_features: Any = None,
+        *,
+        indices: Tensor | None = None,
     ) -> Tensor:
         found = [
             *self._logit_terms(student_logits, teacher_logits, target),
-            *self._feature_terms(student_features, teacher_features, target),
+            *self._feature_terms(student_features, teacher_features, target, indices),
         ]
         if not found:
             raise ValueError(f"{OWNER}: a weight must be > 0, got 0 for all of them")
@@ -177,18 +183,19 @@ class DistillationLoss(_Loss):
         return terms.scalar("logit_loss", self.logit_loss(*inputs))
 
     def _feature_terms(
-        self, student: Any, teacher: Any, target: Any
+        self, student: Any, teacher: Any, target: Any, indices: Any
     ) -> list[tuple[str, float, Tensor]]:
         if self.feature_weight == 0:
             return []
         terms.given("student_features", student, "feature_weight")
         terms.given("teacher_features", teacher, "feature_weight")
         if isinstance(self.feature_loss, FeatureLosses):
-            return list(self.feature_loss.terms(student, teacher, target))
+            return list(self.feature_loss.terms(student, teacher, target, indices))
         inputs = [student, teacher]
         if self._feature_takes_target:
             inputs.append(terms.given("target", target, "feature_weight"))
-        value = terms.scalar("feature_loss", self.feature_loss(*inputs))
+        named = terms.of_samples(indices, target) if self._feature_takes_indices else {}
+        value = terms.scalar("feature_loss", self.feature_loss(*inputs, **named))
         return [("feature", self.feature_weight, value)]
 
     def extra_repr(self) -> str:

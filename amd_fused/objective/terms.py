@@ -30,8 +30,11 @@ class FeatureLosses(nn.ModuleDict):
         super().__init__(as_module)
         self.weights = {name: weight for name, (weight, _) in losses.items()}
         self._takes_target = {name: takes_target(loss) for name, (_, loss) in losses.items()}
+        self._takes_indices = {name: takes_indices(loss) for name, (_, loss) in losses.items()}
 
-    def terms(self, student: Any, teacher: Any, target: Any) -> Iterator[tuple[str, float, Tensor]]:
+    def terms(
+        self, student: Any, teacher: Any, target: Any, indices: Any
+    ) -> Iterator[tuple[str, float, Tensor]]:
         """Name, weight and value of each loss whose weight is not 0."""
         for name, loss in self.items():
             if self.weights[name] > 0:
@@ -42,7 +45,8 @@ class FeatureLosses(nn.ModuleDict):
                 ]
                 if self._takes_target[name]:
                     inputs.append(given("target", target, "feature_weight"))
-                yield name, self.weights[name], scalar(source, loss(*inputs))
+                named = of_samples(indices, target) if self._takes_indices[name] else {}
+                yield name, self.weights[name], scalar(source, loss(*inputs, **named))
 
     def extra_repr(self) -> str:
         return f"weights={self.weights!r}"
@@ -55,8 +59,8 @@ class _Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs: Any) -> Tensor:
-        return self.function(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        return self.function(*inputs, **named)
 
     def extra_repr(self) -> str:
         return repr(self.function)
@@ -98,14 +102,40 @@ def check_loss(name: str, loss: Any, inputs: str) -> None:
 
 
 def takes_target(loss: Loss) -> bool:
-    """Whether a loss needs the labels: a third positional parameter without a default."""
+    """Whether a loss needs the labels: a third positional parameter, not named "indices", without a
+    default."""
+    positional = [
+        p for p in _parameters(loss) if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    third = positional[2] if len(positional) > 2 else None
+    return third is not None and third.name != "indices" and third.default is third.empty
+
+
+def takes_indices(loss: Loss) -> bool:
+    """Whether a loss needs each sample's index in the data: a parameter of that name without a
+    default."""
+    return any(
+        p.name == "indices" and p.default is p.empty and p.kind is not p.POSITIONAL_ONLY
+        for p in _parameters(loss)
+    )
+
+
+def _parameters(loss: Loss) -> list[inspect.Parameter]:
     function = loss.forward if isinstance(loss, nn.Module) else loss
     try:
-        parameters = inspect.signature(function).parameters.values()
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # some functions written in C do not say
-        return False
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) > 2 and positional[2].default is inspect.Parameter.empty
+        return []
+
+
+def of_samples(indices: Any, target: Any) -> dict[str, Any]:
+    """The argument ``indices`` of a loss on samples, none of which may be a blend."""
+    if isinstance(target, Tensor) and target.is_floating_point():
+        raise ValueError(
+            f"{OWNER}: target must be class indices [B] where a feature loss takes indices, for a "
+            f"blend of samples (Mixup) has none, got dtype {target.dtype}"
+        )
+    return {"indices": given("indices", indices, "feature_weight")}
 
 
 def cross_entropy(z_s: Tensor, target: Tensor | None) -> Tensor:

@@ -79,6 +79,7 @@ template <typename T>
 struct MapArgs {
   MapSide<T> side[2 * kMaxLayers];
   int32_t sides, batch;
+  bool root;  // store the square root of f
 };
 
 template <typename T>
@@ -121,12 +122,13 @@ struct GradientArgs {
   int32_t features;
 };
 
-// loss[b] = sum over layers of losses[layer][b]
+// loss[b] = sum over layers of losses[layer][b], or the square root of that
 template <typename T>
 struct LayerArgs {
   const T* losses;  // [layers, B]
   T* loss;          // [B]
   int32_t layers, batch;
+  bool root;
 };
 
 constexpr int kMaxArgumentBytes = 4096;

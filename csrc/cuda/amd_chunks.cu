@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kMapThreads, 6)
                   min(first, x.channels), min(first + side.channels_per_group, x.channels)};
   T* map = side.map + (int64_t(group) * args.batch + b) * positions;
   attention_map(x, part, reinterpret_cast<T*>(shared_memory()),
-                [&](int i, T value) { map[i] = value; });
+                [&](int i, T value) { map[i] = args.root ? square_root(value) : value; });
 }
 
 template <typename T>
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kChunkThreads, sizeof(T) == 4 ? 3 : 2)
            unit / layer.chunks, args.batch, unit % layer.chunks);
 }
 
-// loss[b] = sum over layers of losses[layer][b], in their order.
+// loss[b] = sum over layers of losses[layer][b], in their order, or the square root of it.
 template <typename T>
 __global__ void __launch_bounds__(kLayerThreads)
     amd_layers_fwd_kernel(const __grid_constant__ LayerArgs<T> args) {
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kLayerThreads)
   T sum = 0;
   for (int layer = 0; layer < args.layers; ++layer)
     sum += args.losses[int64_t(layer) * args.batch + b];
-  args.loss[b] = sum;
+  args.loss[b] = args.root ? square_root(sum) : sum;
 }
 
 }  // namespace

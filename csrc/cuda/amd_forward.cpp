@@ -88,17 +88,10 @@ class Forward {
         const MapPlan plan = map_plan(x, batch_, device_.limits());
         pair->groups[s] = int32_t(plan.groups);
         pair->map[s] = workspace_->take(plan.groups * batch_ * x.positions());
-        args.side[args.sides++] = {device_features(x, plan.channels_per_group, kMapThreads),
-                                   pair->map[s],
-                                   blocks,
-                                   int32_t(plan.positions),
-                                   int32_t(plan.blocks_per_map),
-                                   int32_t(plan.channels_per_group),
-                                   int32_t(plan.groups)};
+        args.side[args.sides++] = map_side(x, plan, pair->map[s], blocks);
         blocks += batch_ * plan.blocks_per_map * plan.groups;
       }
-    const int scratch = kMapThreads * kMaxPacket * int(sizeof(T));
-    launch_map(device_.grid(blocks, kMapThreads, scratch), args);
+    launch_map(device_.grid(blocks, kMapThreads, map_shared_bytes<T>()), args);
   }
 
   void sample(const std::vector<Pair<T>*>& pairs, bool fused) {
@@ -206,7 +199,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
     passes.run({pairs.begin() + first, pairs.begin() + std::min(layers, first + kMaxLayers)});
   if (layers > 1)
     launch_layers(device.grid(ceil_div(batch, kLayerThreads), kLayerThreads, 0),
-                  LayerArgs<T>{losses, loss_data, int32_t(layers), int32_t(batch)});
+                  LayerArgs<T>{losses, loss_data, int32_t(layers), int32_t(batch), false});
   return {loss, d_f};
 }
 

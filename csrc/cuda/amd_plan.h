@@ -135,6 +135,22 @@ inline MapPlan map_plan(const Features& x, int64_t batch, const DeviceLimits& li
   return plan;
 }
 
+// first_block: in the launch.
+template <typename T>
+MapSide<T> map_side(const Features& x, const MapPlan& plan, T* map, int64_t first_block) {
+  return {device_features(x, plan.channels_per_group, kMapThreads),
+          map,
+          first_block,
+          int32_t(plan.positions),
+          int32_t(plan.blocks_per_map),
+          int32_t(plan.channels_per_group),
+          int32_t(plan.groups)};
+}
+template <typename T>
+constexpr int map_shared_bytes() {
+  return kMapThreads * kMaxPacket * int(sizeof(T));
+}
+
 // How the backward kernel walks one feature.
 struct GradientPlan {
   bool pixels, wide;

@@ -39,7 +39,27 @@ def _lsh(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     return amd_fused.lsh_loss(student, teacher, PLANES, **options)
 
 
-MEANS, PLANES = constant(K, D), constant(H, D)
+def _vid(student: Tensor, teacher: Tensor) -> Tensor:
+    return amd_fused.vid_loss(student, teacher, RHO)
+
+
+def _crd(student: Tensor, teacher: Tensor) -> Tensor:
+    samples = SAMPLES[torch.arange(len(student), device="cpu") % B]
+    return amd_fused.crd_loss(student, teacher, *BANKS, samples, LOG_Z, temperature=1.0)
+
+
+def _afd(student: Tensor, teacher: Tensor) -> Tensor:
+    return amd_fused.afd_loss(student, teacher, SHARE.expand(len(student), 1, 1))
+
+
+def _afds(student: Tensor, teacher: Tensor) -> Tensor:
+    return amd_fused.afds_loss(student, teacher, CHANNELS.expand(len(student), D))
+
+
+MEANS, PLANES, RHO = constant(K, D), constant(H, D), constant(D)
+SHARE, CHANNELS = torch.ones(1), constant(D).softmax(0)
+BANKS, LOG_Z = constant(2, K, D), torch.tensor([2.0, 3.0])
+SAMPLES = torch.arange(B * H).view(B, H) * 7 % K
 CPU = ("reference", "cpp")
 LOSSES = {
     "amd_loss": Loss("maps", amd_fused.amd_loss, CPU),
@@ -50,7 +70,14 @@ LOSSES = {
     "lsh_loss": Loss("embeddings", _lsh, CPU),
     "sp_loss": Loss("maps", amd_fused.sp_loss, ()),
     "rkd_loss": Loss("embeddings", amd_fused.rkd_loss, ()),
+    "vid_loss": Loss("maps", _vid, ()),
+    "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
+    "crd_loss": Loss("embeddings", _crd, ()),
+    "afd_loss": Loss("maps", _afd, ()),
+    "afds_loss": Loss("maps", _afds, ()),
 }
+# Of torch's differentiable operators alone, which know second derivatives and transforms.
+PLAIN = ("vid_loss", "cc_loss", "afd_loss", "afds_loss")
 # A loss without backends once; the others on each.
 FORMS: dict[str, tuple[str, dict[str, str]]] = {
     f"{name} {backend}".strip(): (name, {"backend": backend} if backend else {})
@@ -76,6 +103,8 @@ class Step(nn.Module):
             return self.criterion(*logits, target, student, teacher)
         if isinstance(self.criterion, amd_fused.NDLoss):
             return self.criterion(student, teacher, target)
+        if isinstance(self.criterion, amd_fused.CRDLoss):
+            return self.criterion(student, teacher, torch.arange(len(student)))
         return self.criterion(student, teacher)
 
 
@@ -84,6 +113,22 @@ def _adapted_lsh() -> nn.Module:
     criterion = amd_fused.LSHLoss(D, H, student_features=D)
     criterion.init_bias(made("embeddings", 9))
     return criterion
+
+
+def _contrasting() -> nn.Module:
+    """In evaluation mode, where a call leaves banks as they are; they were trained before."""
+    torch.manual_seed(3)
+    criterion = amd_fused.CRDLoss(D, D, K, H)
+    criterion(made("embeddings", 9), made("embeddings", 10), torch.arange(B))
+    return criterion.eval()
+
+
+def _seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    def seeded() -> nn.Module:
+        torch.manual_seed(3)
+        return make()
+
+    return seeded
 
 
 # Name: kind of inputs, and the criterion, made anew.
@@ -96,6 +141,11 @@ CRITERIA: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "LSHLoss": ("embeddings", _adapted_lsh),
     "SPLoss": ("maps", lambda: amd_fused.SPLoss()),
     "RKDLoss": ("embeddings", lambda: amd_fused.RKDLoss()),
+    "VIDLoss": ("maps", _seeded(lambda: amd_fused.VIDLoss(D, D))),
+    "CCLoss": ("embeddings", _seeded(lambda: amd_fused.CCLoss(D, D))),
+    "CRDLoss": ("embeddings", _contrasting),
+    "AFDLoss": ("maps", _seeded(lambda: amd_fused.AFDLoss(D, D))),
+    "AFDSLoss": ("maps", _seeded(lambda: amd_fused.AFDSLoss((D, 4, 4)))),
     "DistillationLoss": ("maps", lambda: amd_fused.DistillationLoss()),
     "DistillationLoss of several": (
         "maps",

@@ -1,8 +1,9 @@
 """Trains a student undisturbed, and again with SIGKILL at random points; run by a test.
 
 `python -m distill.killed_trainer FOLDER` writes FOLDER/whole and FOLDER/killed, and says on stdout
-how many times the second was killed. Each training is a process of its own, forked before torch
-has started a thread.
+how many times the second was killed. With `cache` behind it the second keeps its teacher's outputs
+in FOLDER/cache, flushed after every step, and the first does not. Each training is a process of its
+own, forked before torch has started a thread.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill import engine
+from amd_fused.distill.config import Settings
+from amd_fused.teacher_cache import files
 from distill.tiny_runs import tiny
 
 SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
@@ -40,10 +43,10 @@ def in_child(action: Callable[[], None]) -> int:
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
 
-def train(folder: Path, name: str, resume: bool) -> None:
+def train(folder: Path, name: str, settings: Settings, resume: bool) -> None:
     teacher = engine.TeacherChoice(folder / "teacher")
     quiet: dict[str, Any] = {"show_progress": False}
-    engine.distill(SETTINGS, folder / name, teacher, resume=resume, **quiet)
+    engine.distill(settings, folder / name, teacher, resume=resume, **quiet)
 
 
 def killed_at(event: int, action: Callable[[], None]) -> Callable[[], None]:
@@ -74,18 +77,23 @@ def killed_at(event: int, action: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, cached: bool) -> None:
+    whole = killed = SETTINGS
+    if cached:
+        files.FLUSH_BYTES = 1
+        whole = SETTINGS.changed(mixup=0.0, teacher_cache="off")
+        killed = whole.changed(teacher_cache=str(folder / "cache"))
     in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False) and None)
-    in_child(lambda: train(folder, "whole", resume=False))
+    in_child(lambda: train(folder, "whole", whole, resume=False))
     chance = random.Random(0)
     kills = 0
     for _ in range(KILLS):
         event = chance.randrange(2, 40)
-        ended = in_child(killed_at(event, lambda: train(folder, "killed", resume=True)))
+        ended = in_child(killed_at(event, lambda: train(folder, "killed", killed, resume=True)))
         kills += ended == signal.SIGKILL
-    in_child(lambda: train(folder, "killed", resume=True))
+    in_child(lambda: train(folder, "killed", killed, resume=True))
     print(kills)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), cached=sys.argv[2:] == ["cache"])

@@ -43,7 +43,16 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"method": "nd", "mixup": 0.2},
             "--mixup must be 0 with nd, which needs one class an image, got 0.2",
         ),
+        ({"method": "crd", "mixup": 0.2}, "--mixup must be 0 with crd, which needs one class"),
         ({"method": "nd", "train_size": 5, "batch_size": 5}, "a sample of every class"),
+        (
+            {"method": "afds"},
+            "--method afds cannot be computed: AFDSLoss: student[0] and teacher[0]",
+        ),
+        (
+            {"method": "vid", "student_layers": ("conv2",)},
+            "--method vid: VIDLoss: teacher_channels must have one entry for each of the 1 layers",
+        ),
         ({"backend": "cuda"}, "--method amd-gl cannot be computed: "),
         ({"mixed_precision": "fp16"}, "--mixed-precision fp16 needs a GPU, got cpu; use bf16"),
         ({"ce_weight": 0.0, "kd_weight": 0.0, "gamma": 0.0}, "must be > 0"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from distill.processes import environment
 from distill.tiny_runs import assert_same_run, tiny, weights
-from distill.two_trainers import images, normalisation, normalised
+from distill.two_trainers import LAYERS, images, normalisation, normalised
 
 pytest.importorskip("accelerate")
 
@@ -30,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     quiet: dict[str, Any] = {"show_progress": False}
     engine.train_teacher(tiny(), folder / "teacher", **quiet)
-    engine.distill(tiny(), folder / "one", engine.TeacherChoice(folder / "teacher"), **quiet)
+    choice = engine.TeacherChoice(folder / "teacher")
+    engine.distill(tiny(), folder / "one", choice, **quiet)
+    engine.distill(tiny(**LAYERS), folder / "one-layers", choice, **quiet)
     return folder
 
 
@@ -77,21 +79,33 @@ def test_batch_normalisation_is_that_of_the_whole_batch(found: list[dict[str, An
     assert first["0.num_batches_tracked"] == 1
 
 
+@pytest.mark.parametrize("layers", ["", "-layers"])
 def test_two_processes_have_the_losses_and_weights_of_one(
-    folder: Path, found: list[dict[str, Any]]
+    folder: Path, found: list[dict[str, Any]], layers: str
 ) -> None:
-    one, two = (RunDir(folder / name) for name in ("one", "two"))
+    one, two = (RunDir(folder / f"{name}{layers}") for name in ("one", "two"))
     assert len(one.epochs()) == len(two.epochs()) == 2
     for line_1, line_2 in zip(one.epochs(), two.epochs(), strict=True):
         assert line_2["step"] == line_1["step"]
         assert line_2["loss"] == pytest.approx(line_1["loss"], rel=1e-4)
         assert line_2["parts"] == pytest.approx(line_1["parts"], rel=1e-3)
         assert line_2["test"]["nll"] == pytest.approx(line_1["test"]["nll"], rel=1e-2)
-    weights_2 = weights(folder / "two")
-    for name, value in weights(folder / "one").items():
+    weights_2 = weights(two.path)
+    for name, value in weights(one.path).items():
         torch.testing.assert_close(weights_2[name], value, rtol=1e-2, atol=1e-3)
     assert one.config()["processes"] == 1
     assert two.config()["processes"] == 2
+
+
+def test_two_processes_share_a_teachers_cache(folder: Path, found: list[dict[str, Any]]) -> None:
+    assert_same_run(folder / "two", folder / "cached")
+    kept = {name: RunDir(folder / name).config()["teacher_cache"] for name in ("two", "cached")}
+    assert kept["two"] == {"kept": None, "reason": "2 processes, which could share a folder"}
+    assert kept["cached"] == {"kept": str(folder / "cache"), "reason": None}
+    flags = (folder / "cache" / "filled.npy").read_bytes()
+    assert flags[-60:] == b"\1" * 60
+    for gave in found:
+        assert "--teacher-cache must be auto, off or a folder for 2 processes" in gave["memory"]
 
 
 def test_statistics_apart_are_another_training(folder: Path, found: list[dict[str, Any]]) -> None:

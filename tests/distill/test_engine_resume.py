@@ -157,6 +157,14 @@ def test_class_means_and_adapters_come_with_the_checkpoint(
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
+def test_trained_layers_of_losses_come_with_the_checkpoint(folder: Path, tmp_path: Path) -> None:
+    settings = tiny(method="vid+cc+crd+afd", crd_negatives=50, checkpoint_steps=4)
+    distill(folder, tmp_path / "whole", settings)
+    interrupted(folder, tmp_path / "run", 6, settings)
+    distill(folder, tmp_path / "run", settings, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_dropout_draws_the_same_numbers_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def test_the_student_descends_eq_8_by_sgd(teacher: Path, tmp_path: Path) -> None
     for epoch, rate in enumerate([0.1, 0.02]):
         losses = []
         batches = data.train_batches(dataset.train, batch_size=10, seed=0, epoch=epoch)
-        for images, labels in batches:
+        for images, labels, _ in batches:
             with torch.no_grad():
                 logits_t, maps_t = maps(model_t, images, layers_t)
             logits, maps_s = maps(model, images, layers)

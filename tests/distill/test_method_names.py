@@ -27,7 +27,7 @@ def test_methods_are_told_apart_by_name_label_and_look():
 def test_what_a_method_depends_on_are_settings_of_the_objective():
     groups = {option.name: option.metadata["group"] for option in fields(Settings)}
     for term in TERMS:
-        assert bool(term.weight) == (term.feature_loss is not None)
+        assert bool(term.weight) == term.of_features
         for name in (term.weight, *term.settings) if term.weight else term.settings:
             assert groups[name] == "objective"
     # Each option of the objective but the method itself matters to some method.
@@ -88,6 +88,10 @@ def test_a_sum_has_one_key_and_label_in_any_order(text, key, label):
         ("nd", (True, False, True, True), ("nd",)),
         ("lsh", (True, False, True, True), ("lsh",)),
         ("rkd", (True, False, True, False), ("rkd",)),
+        ("cc", (True, False, True, False), ("cc",)),
+        ("crd", (True, False, True, False), ("crd",)),
+        ("vid", (True, True, False, False), ("vid",)),
+        ("afd+nd", (True, True, True, True), ("nd", "afd")),
         ("at", (True, True, False, False), ("at",)),
         ("sp", (True, True, False, False), ("sp",)),
         ("amd-masked-gl", (True, True, False, False), ("amd",)),

@@ -7,18 +7,19 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+import trained_oracle
 from torch import nn
 
 import amd_fused
 from amd_fused import FeatureHooks
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import TERMS, Embeddings, Features, parse
+from amd_fused.distill.methods import TERMS, Embeddings, Features, Shapes, parse
 from amd_fused.distill.models import build, embedding_width, layers
 
-SETTINGS = Settings(backend="reference", lsh_hashes=16)
+SETTINGS = Settings(backend="reference", lsh_hashes=16, crd_negatives=24)
 KEYS = [term.key for term in TERMS]
-SUMS = ["amd-gl+sp", "skd+nd", "skd+amd-masked-g+at+sp+rkd+nd+lsh"]
+SUMS = ["amd-gl+sp", "skd+nd", "skd+amd-masked-g+at+sp+rkd+nd+lsh", "vid+cc+crd+afd+sp"]
 IMAGES = 6
 CLASSES = 3
 
@@ -39,6 +40,18 @@ class Step:
         with torch.no_grad():
             self.logits_t, self.of_teacher = self.features(self.teacher.eval(), f"WRN10-{width}")
         self.embeddings = Embeddings(64, 64 * width, self.class_means)
+        maps = [
+            tuple(tuple(a.shape[1:]) for a in side.maps)
+            for side in (self.of_student, self.of_teacher)
+        ]
+        self.indices = torch.tensor([5, 0, 19, 7, 3, 11])
+        labels = torch.arange(20) % CLASSES
+        self.shapes = Shapes(*maps, 64, 64 * width, labels)
+
+    @classmethod
+    def of(cls, key: str) -> Step:
+        """With a teacher as wide as the student where the method needs that."""
+        return cls(width=1 if "afds" in key else 2)
 
     def features(self, model: nn.Module, name: str) -> tuple[torch.Tensor, Features]:
         own = layers(name, model)
@@ -48,11 +61,11 @@ class Step:
         return logits, Features(maps, embedding)
 
     def objective(self, key: str, settings: Settings = SETTINGS) -> amd_fused.DistillationLoss:
-        return parse(key).criterion(settings, self.embeddings)
+        return parse(key).criterion(settings, self.embeddings, self.shapes)
 
     def loss(self, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
         inputs = parse(key).feature_inputs(self.of_student, self.of_teacher)
-        return objective(self.logits_s, self.logits_t, self.target, *inputs)
+        return objective(self.logits_s, self.logits_t, self.target, *inputs, indices=self.indices)
 
     def part(self, name: str, key: str, objective: amd_fused.DistillationLoss) -> torch.Tensor:
         """A feature loss by the library's functions, its options written out."""
@@ -75,6 +88,8 @@ class Step:
         if name == "rkd":
             return amd_fused.rkd_loss(e_s, e_t)
         loss = objective.feature_loss[name]
+        if name in ("cc", "crd", "vid", "afd", "afds"):
+            return self.layered_part(name, loss)
         if loss.adapter is not None:
             e_s = F.linear(e_s, loss.adapter.weight, loss.adapter.bias)
         if name == "nd":
@@ -86,6 +101,30 @@ class Step:
         side = (F.linear(e_t, loss.weight, bias) > 0).float()
         hashes = F.linear(e_s, loss.weight, bias)
         return F.binary_cross_entropy_with_logits(hashes, side) + F.mse_loss(e_s, e_t)
+
+    def layered_part(self, name: str, loss: nn.Module) -> torch.Tensor:
+        """Of a loss with layers for the features' shapes, by these layers."""
+        maps_s, maps_t = self.of_student.maps, self.of_teacher.maps
+        if name == "cc":
+            e_s = loss.embed_student(self.of_student.embedding)
+            return amd_fused.cc_loss(e_s, loss.embed_teacher(self.of_teacher.embedding))
+        if name == "crd":
+            # Banks and the step have moved on, and are drawn from the seed alone.
+            fresh = amd_fused.CRDLoss(64, loss.embed_teacher.in_features, 20, 24,
+                                      labels=self.shapes.labels)  # fmt: skip
+            fresh.embed_student, fresh.embed_teacher = loss.embed_student, loss.embed_teacher
+            return fresh(self.of_student.embedding, self.of_teacher.embedding, self.indices)
+        if name == "vid":
+            means = [layer(a) for layer, a in zip(loss.regressors, maps_s, strict=True)]
+            return amd_fused.vid_loss(means, maps_t, list(loss.rhos))
+        if name == "afd":
+            shares = trained_oracle.attention(maps_s, maps_t, loss.state_dict(), 128)
+            return amd_fused.afd_loss(maps_s, maps_t, torch.from_numpy(shares))
+        shares = [
+            torch.from_numpy(trained_oracle.softmax_importance(a, layer.state_dict()))
+            for layer, a in zip(loss.predictors, maps_t, strict=True)
+        ]
+        return amd_fused.afds_loss(maps_s, maps_t, shares)
 
 
 def kd(logits_s, logits_t, tau=4.0):
@@ -101,12 +140,15 @@ def spherical(step):
     return on_sphere[0], kd(*on_sphere)
 
 
-WEIGHTS = {"amd": 5000.0, "at": 1000.0, "sp": 3000.0, "rkd": 1.0, "nd": 1.0, "lsh": 1.0}
+WEIGHTS = {
+    "amd": 5000.0, "at": 1000.0, "sp": 3000.0, "rkd": 1.0, "nd": 1.0, "lsh": 1.0, "cc": 0.02,
+    "crd": 0.8, "vid": 1.0, "afd": 200.0, "afds": 500.0,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [*(key for key in KEYS if key != "scratch"), *SUMS])
 def test_total_is_eq_8_of_parts_worked_out_one_by_one(key):
-    step = Step()
+    step = Step.of(key)
     objective = step.objective(key)
     total = step.loss(key, objective)
     logits, distilled = step.logits_s, kd(step.logits_s, step.logits_t)
@@ -126,7 +168,7 @@ def test_total_is_eq_8_of_parts_worked_out_one_by_one(key):
 
 @pytest.mark.parametrize("key", [*KEYS, *SUMS])
 def test_a_step_gives_the_student_finite_gradients_and_the_teacher_none(key):
-    step = Step()
+    step = Step.of(key)
     objective = step.objective(key)
     step.loss(key, objective).backward()
     trained = [*step.student.parameters(), *objective.parameters()]
@@ -136,9 +178,11 @@ def test_a_step_gives_the_student_finite_gradients_and_the_teacher_none(key):
     assert {"ce", "kd", *parse(key).losses} <= set(objective.parts)
 
 
-@pytest.mark.parametrize("key", ["nd", "lsh", "at", "sp", "rkd", "amd-g", "amd-gl"])
+@pytest.mark.parametrize(
+    "key", ["nd", "lsh", "at", "sp", "rkd", "cc", "crd", "vid", "afd", "afds", "amd-g", "amd-gl"]
+)
 def test_the_feature_loss_alone_trains_the_student(key):
-    step = Step()
+    step = Step.of(key)
     objective = step.objective(key, SETTINGS.changed(ce_weight=0.0, kd_weight=0.0))
     step.loss(key, objective).backward()
     assert objective.parts["ce"] == objective.parts["kd"] == 0
@@ -163,10 +207,15 @@ def test_scratch_is_the_cross_entropy_alone_and_needs_no_teacher():
         ("rkd", "rkd_weight"),
         ("nd", "nd_weight"),
         ("lsh", "lsh_weight"),
+        ("cc", "cc_weight"),
+        ("crd", "crd_weight"),
+        ("vid", "vid_weight"),
+        ("afd", "afd_weight"),
+        ("afds", "afds_weight"),
     ],
 )
 def test_each_weight_of_the_settings_reaches_its_loss(key, weight):
-    step = Step()
+    step = Step.of(key)
     (name,) = parse(key).losses
     settings = SETTINGS.changed(ce_weight=0.0, kd_weight=0.0)
     objective = step.objective(key, settings.changed(**{weight: 7.0}))
@@ -212,9 +261,13 @@ def test_embeddings_of_one_width_need_no_adapter(key):
     assert [tuple(p.shape) for p in adapter] == [(128, 64), (128,)]
 
 
-@pytest.mark.parametrize("key", ["nd", "lsh"])
-def test_adapters_and_hyperplanes_come_from_the_seed_alone(key):
-    step = Step()
+# A weight of each loss with layers for the features' shapes.
+_DRAWN = ("embed_teacher.weight", "regressors.2.0.weight", "bilinear.0.weight", "2.hidden.weight")
+
+
+@pytest.mark.parametrize("key", ["nd", "lsh", "cc", "crd", "vid", "afd", "afds"])
+def test_layers_and_hyperplanes_come_from_the_seed_alone(key):
+    step = Step.of(key)
     before = torch.get_rng_state()
     first = step.objective(key).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
@@ -222,8 +275,8 @@ def test_adapters_and_hyperplanes_come_from_the_seed_alone(key):
     again = step.objective(key).state_dict()
     other = step.objective(key, SETTINGS.changed(seed=1)).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
-    adapter = next(name for name in first if name.endswith("adapter.weight"))
-    assert not torch.equal(first[adapter], other[adapter])
+    drawn = next(name for name in first if name.endswith((*_DRAWN, "adapter.weight")))
+    assert not torch.equal(first[drawn], other[drawn])
 
 
 def test_a_step_under_autocast_is_finite():
@@ -255,6 +308,12 @@ def test_mixed_images_are_refused_where_a_loss_needs_their_class():
 @pytest.mark.parametrize("key", ["nd", "lsh", "skd+nd"])
 def test_what_a_loss_needs_must_be_given(key):
     with pytest.raises(ValueError, match=rf"embeddings must be given for {re.escape(key)}, got N"):
+        parse(key).criterion(SETTINGS)
+
+
+@pytest.mark.parametrize("key", ["cc", "crd", "vid", "afd", "afds"])
+def test_shapes_must_be_given_where_layers_are_made_for_them(key):
+    with pytest.raises(ValueError, match=f"shapes must be given for {key}, got None"):
         parse(key).criterion(SETTINGS)
 
 

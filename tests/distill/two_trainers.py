@@ -25,6 +25,7 @@ from distill.tiny_runs import in_step, send, tiny
 
 RANK = int(os.environ.get("RANK", "0"))
 CHANNELS = 3
+LAYERS: dict[str, Any] = {"method": "vid+crd", "crd_negatives": 50}
 
 
 def images() -> Tensor:
@@ -105,8 +106,13 @@ def broken_in_one(folder: Path) -> str:
 CASES: dict[str, Callable[[Path], Any]] = {
     "normalisation": shared_normalisation,
     "run": lambda folder: distill(folder, "two"),
+    "layers": lambda folder: distill(folder, "two-layers", changes=LAYERS),
     "apart": lambda folder: distill(folder, "apart", changes={"sync_batchnorm": False}),
     "evaluate": lambda folder: engine.evaluate(folder / "teacher"),
+    "cached": lambda folder: distill(
+        folder, "cached", changes={"teacher_cache": str(folder / "cache")}
+    ),
+    "memory": lambda folder: refused(folder, name="memory", changes={"teacher_cache": "memory"}),
     "stopped": stopped,
     "again": lambda folder: refused(folder, name="two"),
     "odd": lambda folder: refused(folder, name="odd", changes={"batch_size": 15}),

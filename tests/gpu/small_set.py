@@ -12,7 +12,7 @@ os.environ["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
 
 import torch
 
-from amd_fused import amd_loss, backends
+from amd_fused import amd_loss, attention_map, backends
 
 DEVICE = os.environ.get("AMD_FUSED_TEST_DEVICE", "cuda")
 # B, C_S, C_T, H, W: fused, split and chunked, with rows that are no whole vectors.
@@ -39,6 +39,8 @@ def main() -> None:
                     loss = amd_loss(*sides, backend=backend, mask_threshold=0.5)
                     grads = torch.autograd.grad(loss, sides)
                     assert all(torch.isfinite(grad).all() for grad in (loss, *grads))
+                    a = attention_map(sides[0], backend=backend)
+                    assert torch.autograd.grad(a.sum(), sides[0])[0].isfinite().all()
     calls = len(SHAPES) * len(FORMATS) * len(DTYPES)
     print(f"{calls} calls, forward and backward, by each of {', '.join(usable)}")
 

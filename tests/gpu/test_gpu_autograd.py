@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from measures import relative_error, run
-from on_device import DEVICE, DRY, FORMS, KERNELS, features, forward_kernels, same, some
+from on_device import DEVICE, DRY, FORMS, KERNELS, features, forward_kernels, same, sized, some
 
 from amd_fused import reference
 
@@ -17,7 +17,11 @@ pytestmark = pytest.mark.core
 
 # Small enough to take derivatives by differences, each in one form of the kernels. The second has
 # few positions but channels enough that one program should not read them alone.
-GRADCHECK = {"fused": (2, 3, 2, 4, 5), "split": (1, 700, 700, 4, 4), "chunked": (1, 1, 1, 65, 64)}
+GRADCHECK = {
+    "fused": sized((2, 3, 2, 4, 5), (1, 2, 1, 3, 4)),
+    "split": (1, 700, 700, 4, 4),
+    "chunked": (1, 1, 1, 65, 64),
+}
 
 
 @pytest.mark.parametrize("formula", some(["paper", "released"], "paper"))

@@ -11,7 +11,7 @@ from measures import run
 from on_device import FORMS, features
 from torch import Tensor, nn
 
-from amd_fused import AMDLoss
+from amd_fused import AMDLoss, attention_map
 
 pytestmark = [pytest.mark.core, pytest.mark.cuda]
 
@@ -40,6 +40,18 @@ def test_replay_on_new_inputs_gives_their_loss_and_gradients(
         expected = run(lambda s, t, factor=factor: amd(s, t) * factor, *fresh)
         assert torch.equal(loss * factor, expected.loss)
         assert all(map(torch.equal, grads, expected.grads))
+
+
+@pytest.mark.parametrize("shape", [(300, 24, 1, 9, 7), (2, 512, 1, 7, 7)], ids=str)
+def test_attention_maps_are_captured(backend: str, shape: Any) -> None:
+    a, _ = features(shape)
+    _warm_up(lambda: attention_map(a, backend=backend))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = attention_map(a, backend=backend)
+    a.copy_(features(shape, seed=1)[0])
+    graph.replay()
+    assert torch.equal(found, attention_map(a, backend=backend))
 
 
 def test_all_layers_of_a_call_are_captured_at_once(amd: Any) -> None:

@@ -20,6 +20,7 @@ from on_device import (
     benchmark_features,
     features,
     forward_kernels,
+    sized,
     some,
 )
 
@@ -77,8 +78,12 @@ def test_512x512_map(amd: Any, channels: tuple[int, int], layout: str) -> None:
 @pytest.mark.core
 def test_layers_of_different_sizes_forms_dtypes_and_layouts_in_one_call(amd: Any) -> None:
     pairs = [
-        features((1, 12, 5, 7, 5), (torch.bfloat16, torch.float32), "channels_last"),
-        features((1, 20, 16, 48, 48)),
+        features(
+            sized((1, 12, 5, 7, 5), (1, 4, 3, 7, 5)),
+            (torch.bfloat16, torch.float32),
+            "channels_last",
+        ),
+        features(sized((1, 20, 16, 48, 48), FORMS["split"])),
         features((1, 2, 3, 66, 65), (torch.float16, torch.float16), "window"),
     ]
     students, teachers = [s for s, _ in pairs], [t for _, t in pairs]

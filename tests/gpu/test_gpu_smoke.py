@@ -16,7 +16,7 @@ from on_device import BACKENDS, DEVICE, FORMS, TOLERANCE, benchmark_features, fe
 from torch import Tensor
 
 import amd_fused
-from amd_fused import reference
+from amd_fused import attention_map, reference
 from amd_fused._backends.kernels import KERNELS
 
 pytestmark = pytest.mark.smoke
@@ -105,3 +105,26 @@ def test_sibling_losses(backend: str, loss: str) -> None:
     (truth,) = torch.autograd.grad(exact, wide)
     assert relative_error(got.detach(), exact.detach()) < 1e-5
     assert relative_error(grad, truth) < 1e-5
+
+
+# B, C, H, W: channels of one program, and shared out over several.
+MAPS = {"one group": (300, 24, 9, 7), "groups": (2, 512, 7, 7), "large": (1, 20, 130, 131)}
+
+
+@pytest.mark.parametrize("layout", some(["nchw", "channels_last", "window"], "channels_last"))
+@pytest.mark.parametrize(
+    "dtype", some([torch.float32, torch.float64, *HALVES], torch.float32), ids=str
+)
+@pytest.mark.parametrize("form", some(MAPS, "groups"))
+def test_attention_map(backend: str, form: str, dtype: torch.dtype, layout: str) -> None:
+    batch, channels, height, width = MAPS[form]
+    a, _ = features((batch, channels, 1, height, width), (dtype, dtype), layout)
+    found = attention_map(a.requires_grad_(), backend=backend)
+    upstream = drawn(1, *found.shape)
+    (grad,) = torch.autograd.grad(found, a, upstream.to(found.dtype))
+    wide = a.detach().double().requires_grad_()
+    exact = wide.square().sum(1, keepdim=True).sqrt()
+    (truth,) = torch.autograd.grad(exact, wide, upstream.double())
+    tolerance = 4 * torch.finfo(found.dtype).eps
+    assert relative_error(found.detach(), exact.detach()) <= tolerance
+    assert relative_error(grad, truth) <= tolerance + HALVES.get(dtype, 0.0)

@@ -22,6 +22,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "lsh": lambda s, t, y: amd_fused.lsh_loss(s, t, torch.randn(16, 8)),
     "sp": lambda s, t, y: amd_fused.sp_loss(s, t),
     "rkd": lambda s, t, y: amd_fused.rkd_loss(s, t),
+    "vid": lambda s, t, y: amd_fused.VIDLoss(8, 8)(s[:, :, None, None], t[:, :, None, None]),
+    "cc": lambda s, t, y: amd_fused.CCLoss(8, 8)(s, t),
+    "crd": lambda s, t, y: amd_fused.CRDLoss(8, 8, 20, 5)(s, t, y),
+    "afd": lambda s, t, y: amd_fused.AFDLoss(8, 8)(s[:, :, None, None], t[:, :, None, None]),
+    "afds": lambda s, t, y: amd_fused.AFDSLoss((8, 1, 1))(s[:, :, None, None], t[
+        :, :, None, None]),
     "sum": lambda s, t, y: amd_fused.DistillationLoss(
         feature_loss=amd_fused.NDLoss(torch.randn(10, 8)))(s, t, y, s, t),
 }  # fmt: skip

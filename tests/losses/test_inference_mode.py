@@ -66,13 +66,31 @@ def test_loss_and_gradient_are_those_of_ordinary_tensors(name: str, backend: str
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("function", [amd_fused.sp_loss, amd_fused.rkd_loss])
-def test_losses_without_backends(function: Callable[..., Tensor]) -> None:
-    student = made("embeddings").flip(0)
+PLAIN: dict[str, tuple[str, Callable[..., Tensor]]] = {
+    "sp": ("embeddings", amd_fused.sp_loss),
+    "rkd": ("embeddings", amd_fused.rkd_loss),
+    "vid": ("maps", lambda s, t: amd_fused.vid_loss(s, t, made("bias")[:D])),
+    "cc": ("embeddings", amd_fused.cc_loss),
+    "crd": (
+        "embeddings",
+        lambda s, t: amd_fused.crd_loss(
+            s, t, made("planes"), made("planes"), made("labels").view(2, 2).repeat(2, 1) % H,
+            torch.zeros(2), temperature=1.0,
+        ),
+    ),
+    "afd": ("maps", lambda s, t: amd_fused.afd_loss(s, t, torch.ones(B, 1, 1))),
+    "afds": ("maps", lambda s, t: amd_fused.afds_loss(s, t, torch.ones(B, D))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_losses_without_backends(name: str) -> None:
+    kind, function = PLAIN[name]
+    student = made(kind).flip(0)
     with torch.inference_mode():
-        teacher = made("embeddings")
+        teacher = made(kind)
     found = loss_and_gradient(function, student, [teacher])
-    expected = loss_and_gradient(function, student, [made("embeddings")])
+    expected = loss_and_gradient(function, student, [made(kind)])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 

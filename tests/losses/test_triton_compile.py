@@ -1,7 +1,7 @@
 """Every kernel that the dispatchers launch compiles for the GPUs that matter, without one.
 
 The AMD loss for DESIGN's three benchmark shapes and 512x512, NCHW and channels_last, float32 and
-bfloat16; the losses on rows for the cases of compile_triton.py.
+bfloat16; the losses on rows for the cases of compile_triton.py. `make test` compiles FEW of them.
 """
 
 from __future__ import annotations
@@ -44,13 +44,23 @@ def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]
     return rows
 
 
+# Every kernel: the AMD loss's fused and split forms on three layers, the chunked on one.
+FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh")
+
+
 @pytest.fixture(
     scope="module",
-    params=[80, 90, pytest.param(100, marks=pytest.mark.exhaustive)],
-    ids=lambda c: f"sm_{c}",
+    params=[
+        pytest.param((90, FEW), id="sm_90-few"),
+        *(
+            pytest.param((capability, ()), marks=pytest.mark.exhaustive, id=f"sm_{capability}")
+            for capability in (80, 90, 100)
+        ),
+    ],
 )
 def all_kernels(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return lines("compile_triton.py", str(request.param))
+    capability, compiled = request.param
+    return lines("compile_triton.py", str(capability), *compiled)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +80,12 @@ AMD_KERNELS = {
     "amd_chunk_fwd_kernel",
     "amd_bwd_kernel",
 }
-# Kernels of the losses on rows, by the stem of their files.
+# Kernels of the losses on rows and of the attention map, by the stem of their files.
 ROW_KERNELS = {
     "kd": {"kd_row_fwd_kernel", "kd_wide_fwd_kernel", "kd_bwd_kernel"},
     "nd": {"nd_fwd_kernel", "nd_bwd_kernel"},
     "lsh": {"lsh_bce_kernel"},
+    "attention_map": {"amd_map_fwd_kernel", "attention_map_groups_kernel"},
 }
 
 
@@ -109,20 +120,24 @@ def test_sums_of_a_sample_wait_together(kernels: list[dict[str, Any]]) -> None:
     assert max(counts) <= 24
 
 
+@pytest.mark.parametrize(
+    "edges",
+    [("one-sample", "one-row"), pytest.param(EDGES, marks=pytest.mark.exhaustive)],
+    ids=["few", "every"],
+)
 @pytest.mark.parametrize("folder", OTHER_TRITONS or [""], ids=lambda f: Path(f).name or "installed")
-def test_sizes_of_one_compile(folder: str) -> None:
+def test_sizes_of_one_compile(folder: str, edges: tuple[str, ...]) -> None:
     """A size of 1 is a Python number to Triton's compiler, without a tensor's methods: one sample,
     one channel, one layer, one position a quadrant, one row or column, in every form."""
-    rows = lines("compile_triton.py", "90", *EDGES, triton=folder)
-    assert {row["shape"] for row in rows} == set(EDGES)
+    rows = lines("compile_triton.py", "90", *edges, triton=folder)
+    assert {row["shape"] for row in rows} == set(edges)
     assert {row["kernel"] for row in rows} == AMD_KERNELS
     assert [row for row in rows if row["spill_bytes"] > TWO_WORDS] == []
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_schedules_of_options_and_last_batches_compile_nothing(dtype: str) -> None:
-    rows = lines("count_compilations.py", dtype)
-    assert len(rows) == 9
+def test_schedules_of_options_and_last_batches_compile_nothing() -> None:
+    rows = lines("count_compilations.py", "float32", "float64")
+    assert len(rows) == 2 * 9
     assert all(row["first"] >= 8 for row in rows), "a kernel of each form, and the backward's"
     assert [row for row in rows if row["all"] != row["first"]] == []
 
@@ -151,6 +166,19 @@ def test_features_move_16_bytes_at_a_time(kernels: list[dict[str, Any]]) -> None
         else:
             assert set(row["loads"]) == {"16"}, row
     assert checked >= 4
+
+
+def test_features_of_an_attention_map_move_16_bytes_at_a_time(
+    all_kernels: list[dict[str, Any]],
+) -> None:
+    """Rows of 7 numbers and pixels of one are no whole words; sums of groups are a C-th."""
+    checked = 0
+    for row in all_kernels:
+        reader = (row["loss"], row["kernel"]) == ("attention_map", "amd_map_fwd_kernel")
+        if reader and row["width"] > (7 if row["layout"] == "nchw" else 1):
+            checked += 1
+            assert set(row["loads"]) == {"16"}, row
+    assert checked >= 8
 
 
 def test_aligned_rows_of_logits_move_16_bytes_at_a_time(all_kernels: list[dict[str, Any]]) -> None:

@@ -57,6 +57,28 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
         {"student": ROWS, "teacher": ROWS, "distance_weight": 1.0, "angle_weight": 1.0,
          "layer_weights": None},
     ),
+    "vid_loss": (
+        amd_fused.vid_loss,
+        {"student": MAPS, "teacher": MAPS, "rho": ROWS[0, :4], "eps": 1e-5, "layer_weights": None},
+    ),
+    "cc_loss": (
+        amd_fused.cc_loss,
+        {"student": ROWS, "teacher": ROWS, "formula": "paper", "gamma": 0.4, "order": 2},
+    ),
+    "crd_loss": (
+        amd_fused.crd_loss,
+        {"student": ROWS, "teacher": ROWS, "student_bank": ROWS, "teacher_bank": ROWS,
+         "samples": torch.tensor([[0, 1], [1, 2], [2, 0]]), "log_normalizers": torch.ones(2),
+         "temperature": 0.07, "eps": 1e-7},
+    ),
+    "afd_loss": (
+        amd_fused.afd_loss, {"student": MAPS, "teacher": MAPS, "attention": torch.ones(3, 1, 1)},
+    ),
+    "afds_loss": (
+        amd_fused.afds_loss,
+        {"student": MAPS, "teacher": MAPS, "importance": ROWS[:, :4], "eps": 1e-6,
+         "layer_weights": None},
+    ),
 }  # fmt: skip
 ARGUMENTS = [(loss, name) for loss, (_, arguments) in LOSSES.items() for name in arguments]
 

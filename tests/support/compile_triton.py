@@ -31,6 +31,7 @@ from triton.runtime import driver
 from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD, Launch
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
+from amd_fused.losses.attention_map import triton as attention_map
 from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
 from amd_fused.losses.nd import triton as nd
@@ -232,11 +233,36 @@ def lsh_cases() -> Described:
         yield case, collected
 
 
-# Losses on rows, by the stem of their files: the launches to compile, each list with what names it.
+def attention_map_cases() -> Described:
+    """Rows and pixels of whole 16-byte words and of single numbers; channels of one program, and
+    shared out over several; sizes of one."""
+    for shape, dtype, in_double in (
+        ((128, 48, 32, 32), torch.float32, False),
+        ((128, 48, 32, 32), torch.bfloat16, False),
+        ((128, 64, 8, 8), torch.float16, True),
+        ((128, 64, 8, 8), torch.float64, True),
+        ((2, 512, 8, 8), torch.float32, False),
+        ((2, 512, 8, 8), torch.float64, True),
+        ((2, 512, 7, 7), torch.bfloat16, False),
+        ((1, 1, 1, 1), torch.float32, False),
+    ):
+        for layout, memory_format in LAYOUTS.items():
+            collected: list[Launch] = []
+            a = torch.empty(shape, dtype=dtype, device="meta").contiguous(
+                memory_format=memory_format
+            )
+            attention_map.attention_map_triton(a, in_double, submit=collected.extend)
+            case = {"loss": "attention_map", "layout": layout, "width": shape[-1]}
+            yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
+
+
+# Losses on rows and the attention map, by the stem of their files: the launches to compile, each
+# list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
     "nd": nd_cases,
     "lsh": lsh_cases,
+    "attention_map": attention_map_cases,
 }
 
 

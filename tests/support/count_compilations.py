@@ -1,7 +1,7 @@
-"""Counts what Triton compiles over a schedule of options and batches, without a GPU.
+"""Counts what Triton would compile over a schedule of options and batches, and compiles nothing.
 
 Run as a script, for Triton's compiler and its interpreter cannot share a process. Prints one JSON
-line a schedule: its name, the kernels compiled by its first step, and those by all of its steps.
+line a schedule: its name, the kernels of its first step, and those of all of its steps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import triton
-from compile_triton import CACHE, Target, amd_launches
+from compile_triton import Target, amd_launches
 from triton.runtime import driver
 
 from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD
@@ -36,16 +36,23 @@ SCHEDULES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def compiled(batch: int, dtype: torch.dtype, options: dict[str, Any]) -> set[str]:
-    return {
+def compiled(batch: int, dtype: torch.dtype, options: dict[str, Any]) -> set[tuple[str, str]]:
+    """What Triton would compile: each kernel with the key that it keeps it by."""
+    asked = set()
+
+    def skip(*, key: Any, fn: Any, **_: Any) -> bool:
+        asked.add((fn.name, str(key)))
+        return True
+
+    triton.knobs.runtime.jit_cache_hook = skip
+    for launch in amd_launches(batch, LAYERS, "nchw", dtype, **options):
         launch.kernel.warmup(
             *launch.args,
             grid=(launch.programs,),
             enable_fp_fusion=FUSED_MULTIPLY_ADD,
             **launch.constants,
-        ).hash
-        for launch in amd_launches(batch, LAYERS, "nchw", dtype, **options)
-    }
+        )
+    return asked
 
 
 def counts(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -58,6 +65,6 @@ def counts(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     driver.set_active(Target(90))
-    triton.knobs.cache.dir = str(CACHE)
-    for row in counts(getattr(torch, sys.argv[1])):
-        print(json.dumps(row), flush=True)
+    for name in sys.argv[1:]:
+        for row in counts(getattr(torch, name)):
+            print(json.dumps({"dtype": name, **row}), flush=True)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "sanitize"
 PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml")
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-TESTS = [f"tests/losses/{loss}" for loss in ("amd", "at", "kd", "nd", "lsh")]
+TESTS = [f"tests/losses/{loss}" for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh")]
 # One number past the end of a row's gradient.
 PLANT = (
     "csrc/cpu/rows/rows_kernels.h",
@@ -87,7 +87,7 @@ def run(
         "PYTHONPATH": str(COPY),
         "CFLAGS": SANITIZERS,
     }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     captured = [] if "-n" in arguments else ["-s"]
     return subprocess.run(
         [*command, *captured, *arguments],

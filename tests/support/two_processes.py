@@ -1,4 +1,4 @@
-"""One of two processes that compute over their shards; run by test_teacher_passes_distributed.py.
+"""One of two processes that compute over their shards; run by test_losses_distributed.py.
 
 `python two_processes.py RANK FOLDER` writes FOLDER/RANK.pt: what each case gave or raised.
 """
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from amd_fused import LSHLoss, class_means
+from amd_fused import CRDLoss, LSHLoss, class_means
 from amd_fused.losses.lsh import hash_bias
 
 CLASSES, WIDTH, SAMPLES = 5, 7, 41
@@ -58,11 +58,31 @@ def failing(rank: int) -> Tensor:
     )
 
 
+def contrasted(first: int, end: int) -> tuple[CRDLoss, Tensor]:
+    """CRD after three steps over some of each batch's 8 samples, and the losses."""
+    torch.manual_seed(0)
+    loss = CRDLoss(WIDTH, WIDTH, SAMPLES, 20, embed_features=4, temperature=0.5)
+    values = []
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        # Among them a sample that comes twice.
+        indices = torch.randperm(SAMPLES, generator=generator)[[0, 1, 2, 3, 4, 5, 6, 0]]
+        batch = torch.randn(2, 8, WIDTH, generator=generator)
+        values.append(loss(*batch[:, first:end], indices[first:end]).detach())
+    return loss, torch.stack(values)
+
+
+def contrasted_share(rank: int) -> dict[str, Tensor]:
+    """Three samples of each batch are the first process's."""
+    loss, values = contrasted(*((0, 3) if rank == 0 else (3, 8)))
+    return {**loss.state_dict(), "values": values}
+
+
 def identity(x: Tensor) -> Tensor:
     return x
 
 
-CASES: dict[str, Callable[[int], Tensor]] = {
+CASES: dict[str, Callable[[int], Any]] = {
     "means": lambda rank: class_means(identity, shard(rank, (15, 26)), CLASSES),
     "one has no data": lambda rank: class_means(identity, shard(rank, (41, 0)), CLASSES),
     "neither has data": lambda rank: class_means(identity, shard(rank, (0, 0)), CLASSES),
@@ -72,6 +92,7 @@ CASES: dict[str, Callable[[int], Tensor]] = {
     "median in chunks": biases_in_chunks,
     "median, one has no data": lambda rank: biases(rank, (0, 41), "median"),
     "mean": lambda rank: biases(rank, (15, 26), "mean"),
+    "contrast": contrasted_share,
 }
 
 

@@ -7,6 +7,7 @@ beside eager's, both against the float64 oracles, and the kernels launched.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import torch
 from cases import DTYPES, features
 from measures import oracle, relative_error, run
 
-from amd_fused import amd_loss, reference
+from amd_fused import amd_loss, attention_map, reference
 from amd_fused.losses.kd.triton import launcher
 from triton_on_host import driver
 
@@ -64,18 +65,55 @@ def amd(form: str, dtypes: str, layout: str) -> dict[str, Any]:
 
 
 def amd_again(form: str) -> dict[str, Any]:
-    """A call like the one before, on other numbers: its launches are a replay."""
-
-    def loss(s: Any, t: Any) -> Any:
-        return amd_loss(s, t, backend="triton")
-
-    first, pair = (features(FORMS[form], DTYPES["float32"], seed=seed) for seed in (0, 1))
-    run(loss, *first)
-    emulator.launched.clear()
-    emulator.replayed.clear()
-    ours, replayed = run(loss, *pair), emulator.replayed.copy()
+    """A call like that of the form's own case, on other numbers: its launches are a replay."""
+    pair = features(FORMS[form], DTYPES["float32"], seed=1)
+    ours = run(lambda s, t: amd_loss(s, t, backend="triton"), *pair)
+    replayed = emulator.replayed.copy()
     results = [ours, run(reference.amd_loss, *pair), oracle(*pair)]
     return {"replayed": replayed} | errors(*[[r.loss, *r.grads] for r in results])
+
+
+# B, C, H, W: channels of one program, shared out over several, and sizes of one.
+MAP_FORMS = {
+    "one group": (40, 6, 9, 7),
+    "groups": (2, 260, 6, 6),
+    "one of everything": (1, 1, 1, 1),
+}
+
+
+def of_map(form: str, dtypes: str, layout: str) -> dict[str, Any]:
+    batch, channels, height, width = MAP_FORMS[form]
+    a, _ = features((batch, channels, 1, height, width), DTYPES[dtypes], layout)
+    upstream = torch.randn(batch, 1, height, width)
+
+    def found(function: Callable[..., Any], a: Any) -> list[Any]:
+        leaf = a.detach().requires_grad_()
+        root = function(leaf)
+        return [root.detach(), torch.autograd.grad(root, leaf, upstream.to(root.dtype))[0]]
+
+    def exact(a: Any) -> Any:
+        return a.square().sum(1, keepdim=True).sqrt()
+
+    ours = found(partial(attention_map, backend="triton"), a)
+    return errors(ours, found(reference.attention_map, a), found(exact, a.double()))
+
+
+def map_again() -> dict[str, Any]:
+    of_map("groups", "float32", "nchw")
+    emulator.launched.clear()
+    emulator.replayed.clear()
+    result = of_map("groups", "float32", "nchw")
+    return {"replayed": emulator.replayed.copy()} | result
+
+
+def maps(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    dtypes = ("float32", "bfloat16", "float16", "float64") if full else ("float32",)
+    layouts = (
+        ("nchw", "channels_last", "window", "unaligned") if full else ("nchw", "channels_last")
+    )
+    for case in itertools.product(MAP_FORMS, dtypes, layouts):
+        yield f"map {' '.join(case)}", partial(of_map, *case)
+    yield "again map", map_again
 
 
 def kd(form: dict[str, Any], size: tuple[int, int], dtypes: str) -> dict[str, Any]:
@@ -121,7 +159,7 @@ def main(full: bool) -> None:
     torch.use_deterministic_algorithms(True)  # torch.empty hands out NaN
     cases = [(" ".join(case), partial(amd, *case)) for case in (LONG if full else SHORT)]
     again = [(f"again {form}", partial(amd_again, form)) for form in FORMS]
-    for name, measure in [*cases, *again, *rows(full)]:
+    for name, measure in [*cases, *again, *maps(full), *rows(full)]:
         emulator.launched.clear()
         emulator.replayed.clear()
         result = measure()

@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,20 @@ from amd_fused.distill.errors import UsageError
 _ORDER, _CHANGES = -1, -2
 # What must not end a worker. Where there is no sigwaitinfo, no SIGTERM says who sent it.
 _BLOCKED = (signal.SIGINT, signal.SIGTERM) if hasattr(signal, "sigwaitinfo") else (signal.SIGINT,)
+
+
+class Batch(NamedTuple):
+    """Of one process in one step.
+
+    Args:
+        images: `[b, C, H, W]`, float32, normalised.
+        labels: `[b]`, int64.
+        indices: `[b]`, int64: where each image stands in its split, the same in every epoch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
 
 
 def train_steps(images: Images, batch_size: int) -> int:
@@ -52,8 +66,8 @@ def train_batches(
     processes: int = 1,
     workers: int = 0,
     augment: bool = True,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One rank's images `[b, C, H, W]` and labels `[b]` of each step, b = batch_size / processes.
+) -> Iterator[Batch]:
+    """One rank's batch of each step, b = batch_size / processes.
 
     The order depends on (seed, epoch) alone. Step k takes the k-th `batch_size` images of it, and
     rank r the r-th share of those, so that all processes together see what one would see.
@@ -85,8 +99,8 @@ def all_batches(
     rank: int = 0,
     processes: int = 1,
     workers: int = 0,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels `rank`, `rank + processes` and so on: over all ranks each exactly once.
+) -> Iterator[Batch]:
+    """Images `rank`, `rank + processes` and so on: over all ranks each exactly once.
 
     Args:
         batch_size: images a step over all processes together; the last batch may be smaller.
@@ -123,7 +137,7 @@ def mixup(
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset[tuple[Tensor, Tensor] | UsageError]):
+class _Batches(Dataset[Batch | UsageError]):
     """Item k is the k-th batch."""
 
     images: Images
@@ -133,18 +147,18 @@ class _Batches(Dataset[tuple[Tensor, Tensor] | UsageError]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor] | UsageError:
+    def __getitem__(self, step: int) -> Batch | UsageError:
         chosen = self.indices[step]
         try:
             images = self.images.batch(chosen.tolist(), self.augment_seed)
         except UsageError as error:
             # Raised in a worker it would reach the user with that worker's traceback as its text.
             return error
-        return images, self.images.labels[chosen]
+        return Batch(images, self.images.labels[chosen], chosen)
 
 
-def _load(batches: _Batches, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    loader: DataLoader[tuple[Tensor, Tensor] | UsageError] = DataLoader(
+def _load(batches: _Batches, workers: int) -> Iterator[Batch]:
+    loader: DataLoader[Batch | UsageError] = DataLoader(
         batches,
         batch_size=None,
         num_workers=workers,

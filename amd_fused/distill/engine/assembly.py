@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,10 +17,11 @@ from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batches import eval_batches, to_device
 from amd_fused.distill.engine.batchnorm import share_statistics
+from amd_fused.distill.engine.cached_teacher import attach
 from amd_fused.distill.engine.networks import SavedNetwork, TeacherChoice, load_saved_network
-from amd_fused.distill.engine.objective import FrozenTeacher, Objective
+from amd_fused.distill.engine.objective import FrozenTeacher, Objective, Output
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import Embeddings, Method
+from amd_fused.distill.methods import Embeddings, MapShape, Method, Shapes
 from amd_fused.distill.run_dir import TEACHER, RunDir
 
 # Images that an objective is tried with before the training.
@@ -148,8 +150,9 @@ def make_objective(
     accelerator: Accelerator,
     *,
     resumed: bool,
-) -> tuple[Objective, FrozenTeacher | None]:
-    """What a step computes, and the teacher that it learns from; tried with a few images.
+) -> tuple[Objective, FrozenTeacher | None, dict[str, Any] | None]:
+    """What a step computes, the teacher that it learns from, and what config.json says of the
+    teacher's cache; tried with a few images.
 
     Args:
         resumed: the class means come with the checkpoint and are not computed here.
@@ -158,18 +161,22 @@ def make_objective(
         UsageError: it cannot be computed.
     """
     method = settings.method
-    frozen, embeddings = None, None
+    frozen, embeddings, shapes, record = None, None, None, None
     if teacher is not None and method.distilled:
-        frozen = FrozenTeacher(teacher.saved.network, teacher.layers, method)
+        frozen = FrozenTeacher(teacher.saved.network, teacher.layers, method, settings.backend)
         if method.embedding:
             embeddings = _embeddings(
                 trained, teacher, frozen, settings, dataset, accelerator, resumed
             )
-    criterion = method.criterion(settings, embeddings)
+        if method.layered:
+            shapes = _shapes(trained, teacher, method, dataset)
+    criterion = method.criterion(settings, embeddings, shapes)
     objective = Objective(trained.network, trained.layers, criterion, method)
     objective.to(accelerator.device)
-    _dry_run(objective, frozen, settings, dataset, accelerator)
-    return objective, frozen
+    example = _dry_run(objective, frozen, settings, dataset, accelerator)
+    if frozen is not None and example is not None:
+        record = attach(frozen, example, settings, dataset, accelerator)
+    return objective, frozen, record
 
 
 def _layers(
@@ -229,6 +236,26 @@ def _embeddings(
     return Embeddings(width, teacher_width, means)
 
 
+def _shapes(
+    trained: TrainedNetwork, teacher: TeacherNetwork, method: Method, dataset: data.DataSet
+) -> Shapes:
+    """For losses with layers of their own."""
+    of_images = dataset.channels, dataset.image_size
+
+    def of(network: nn.Module, layers: models.Layers) -> tuple[tuple[MapShape, ...], int]:
+        maps, width = [], 0
+        if method.all_maps:
+            maps = models.map_shapes(network, layers, *of_images)
+        if method.embedding:
+            width = models.embedding_width(network, layers, *of_images)
+        return tuple((c, h, w) for _, c, h, w in maps), width
+
+    student_maps, student_width = of(trained.network, trained.layers)
+    teacher_maps, teacher_width = of(teacher.saved.network, teacher.layers)
+    labels = dataset.train.labels
+    return Shapes(student_maps, teacher_maps, student_width, teacher_width, labels)
+
+
 def _class_means(
     teacher: FrozenTeacher, dataset: data.DataSet, settings: Settings, accelerator: Accelerator
 ) -> Tensor:
@@ -248,15 +275,21 @@ def _dry_run(
     settings: Settings,
     dataset: data.DataSet,
     accelerator: Accelerator,
-) -> None:
-    """What no check foresaw, such as a --backend that cannot run here, is said before training."""
+) -> Output | None:
+    """What no check foresaw, such as a --backend that cannot run here, is said before training.
+
+    Returns the teacher's output for the images that were tried.
+    """
     count = min(_TRIED, settings.batch_size)
+    indices = torch.arange(count, device=accelerator.device)
     images = to_device(dataset.train.batch(range(count), None), settings, accelerator)
     target = dataset.train.labels[:count].to(accelerator.device)
     objective.eval()
     try:
         with torch.no_grad(), accelerator.autocast():
-            objective(images, target, None if teacher is None else teacher(images))
+            output = None if teacher is None else teacher(images)
+            objective(images, target, output, indices)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"--method {settings.method} cannot be computed: {reason}") from error
+    return output

@@ -32,4 +32,4 @@ def eval_batches(
         processes=accelerator.num_processes,
         workers=settings.workers,
     )
-    return ((to_device(found, settings, accelerator), labels) for found, labels in batches)
+    return ((to_device(batch.images, settings, accelerator), batch.labels) for batch in batches)

@@ -125,8 +125,8 @@ class Loop:
             processes=accelerator.num_processes,
             workers=settings.workers,
         )
-        for images, labels in batches:
-            self._values.append(self._step(to_device(images, settings, accelerator), labels))
+        for batch in batches:
+            self._values.append(self._step(batch))
             progress.step += 1
             due = settings.checkpoint_steps and self.done % settings.checkpoint_steps == 0
             last = progress.step == self.steps
@@ -140,12 +140,13 @@ class Loop:
                 if stop:
                     self._stop(interrupts, display)
 
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, batch: data.Batch) -> Tensor:
         """One update; returns the objective's values on the device, which is not waited for."""
         settings, accelerator, progress = self._settings, self._accelerator, self.progress
         seed = data.mix_seed(settings.seed, progress.epoch, progress.step)
         torch.manual_seed(data.mix_seed(seed, accelerator.process_index))
-        target = labels.to(accelerator.device, non_blocking=True)
+        images = to_device(batch.images, settings, accelerator)
+        target = batch.labels.to(accelerator.device, non_blocking=True)
         if self._mixup > 0:
             # The same seed in all processes: one lambda for the whole batch.
             images, target = data.mixup(images, target, self._data.num_classes, self._mixup, seed)
@@ -154,8 +155,9 @@ class Loop:
         output = None
         if self._teacher is not None:
             with accelerator.autocast():
-                output = self._teacher(images)
-        loss, values = self._wrapped(images, target, output)
+                output = self._teacher(images, batch.indices)
+        indices = batch.indices.to(accelerator.device, non_blocking=True)
+        loss, values = self._wrapped(images, target, output, indices)
         self._optimizer.zero_grad()
         accelerator.backward(loss)
         self._optimizer.step()
@@ -191,6 +193,8 @@ class Loop:
 
     def _finish_epoch(self, logs: Logs | None, display: Display) -> None:
         settings, progress = self._settings, self.progress
+        if self._teacher is not None:
+            self._teacher.flush()
         launch.share_buffers(self._accelerator, self._objective.student)
         launch.on_main_process(self._accelerator, self._check_finite)
         measures = measure(

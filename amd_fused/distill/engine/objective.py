@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from amd_fused import DistillationLoss, FeatureHooks, amd_loss
+from amd_fused import (
+    DistillationLoss,
+    FeatureHooks,
+    TeacherCache,
+    TeacherOutputs,
+    amd_loss,
+    attention_map,
+)
 from amd_fused.distill.config import Settings
 from amd_fused.distill.methods import Features, Method
 from amd_fused.distill.models import Layers
@@ -24,49 +32,110 @@ class Output:
 
 
 class FeatureExtractor:
-    """A network and those of its maps and its embedding that were asked for; nothing is copied."""
+    """A network and what is asked for of its layers; features are not copied.
+
+    Args:
+        maps: those of the layers' maps that are given as they are.
+        attention: those of which the attention map is given, computed by `backend`.
+        embedding: whether the embedding is given.
+    """
 
     def __init__(
-        self, network: nn.Module, layers: Layers, *, maps: bool = False, embedding: bool = False
+        self,
+        network: nn.Module,
+        layers: Layers,
+        *,
+        maps: Sequence[str] = (),
+        attention: Sequence[str] = (),
+        embedding: bool = False,
+        backend: str = "auto",
     ) -> None:
         self.network = network
-        self._maps = layers.maps if maps else ()
-        self._channels_last = layers.channels_last
+        self._maps, self._channels_last = maps, layers.channels_last
         self._embedding = layers.embedding if embedding else ""
-        paths = [*self._maps, *([self._embedding] if embedding else [])]
+        paths = [*maps, *([self._embedding] if embedding else [])]
         self._hooks = FeatureHooks(network, paths) if paths else None
+        self._attention = None
+        if attention:
+            last = layers.channels_last
+            capture = {
+                path: partial(_attention_map, channels_last=path in last, backend=backend)
+                for path in attention
+            }
+            self._attention = FeatureHooks(network, attention, capture=capture)
 
     def __call__(self, images: Tensor) -> Output:
         logits = self.network(images)
+        attention = [] if self._attention is None else self._attention.features
         hooks = self._hooks
         if hooks is None:
-            return Output(logits, Features([], None))
+            return Output(logits, Features([], None, attention))
         embedding = hooks[self._embedding] if self._embedding else None
-        return Output(logits, Features([self._map(hooks, path) for path in self._maps], embedding))
-
-    def _map(self, hooks: FeatureHooks, path: str) -> Tensor:
-        """`[B, C, H, W]`, in memory as the layer gave it."""
-        output = hooks[path]
-        return output.permute(0, 3, 1, 2) if path in self._channels_last else output
+        maps = [_nchw(hooks[path], path in self._channels_last) for path in self._maps]
+        return Output(logits, Features(maps, embedding, attention))
 
     def remove(self) -> None:
         """Takes the hooks off the network."""
-        if self._hooks is not None:
-            self._hooks.remove()
+        for hooks in (self._hooks, self._attention):
+            if hooks is not None:
+                hooks.remove()
+
+
+def _attention_map(output: Tensor, *, channels_last: bool, backend: str) -> Tensor:
+    return attention_map(_nchw(output, channels_last), backend=backend)
+
+
+def _nchw(output: Tensor, channels_last: bool) -> Tensor:
+    """`[B, C, H, W]`, in memory as the layer gave it."""
+    return output.permute(0, 3, 1, 2) if channels_last else output
 
 
 class FrozenTeacher:
-    """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it."""
+    """A teacher in evaluation mode, without gradients; not wrapped, so that nothing trains it.
 
-    def __init__(self, network: nn.Module, layers: Layers, method: Method) -> None:
-        network.eval().requires_grad_(False)
-        self.extractor = FeatureExtractor(
-            network, layers, maps=method.maps, embedding=method.embedding
+    Of its features it gives what the method's losses take: attention maps, all maps or the
+    last, the embedding. With a `cache` it runs for batches that have an image which is not there
+    yet.
+    """
+
+    def __init__(self, network: nn.Module, layers: Layers, method: Method, backend: str) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.maps = layers.maps if method.all_maps else layers.maps[-1:] if method.last_map else ()
+        self.attention = layers.maps if method.attention else ()
+        self.embedding_layer = layers.embedding if method.embedding else ""
+        self._extractor = FeatureExtractor(
+            network,
+            layers,
+            maps=self.maps,
+            attention=self.attention,
+            embedding=method.embedding,
+            backend=backend,
         )
+        self.cache: TeacherCache | None = None
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Output:
-        return self.extractor(images)
+    def __call__(self, images: Tensor, indices: Tensor | None = None) -> Output:
+        """Args:
+        indices: of the training images `[B]` that these are, unchanged; None: whatever they are.
+        """
+        if self.cache is None or indices is None:
+            return self._extractor(images)
+        found = self.cache.get(indices, device=images.device)
+        if found is None:
+            found = self.cache.put(indices, to_keep(self._extractor(images)))
+        assert found.logits is not None
+        return Output(found.logits, Features(found.features, found.embedding, found.maps))
+
+    def flush(self) -> None:
+        """What a cache in files was given, to the disk."""
+        if self.cache is not None:
+            self.cache.flush()
+
+    def close(self) -> None:
+        """Takes the hooks off the network and lets go of the cache."""
+        self._extractor.remove()
+        if self.cache is not None:
+            self.cache.close()
 
     def embedding(self, images: Tensor) -> Tensor:
         """`[B, D]`, for class means."""
@@ -75,13 +144,20 @@ class FrozenTeacher:
         return embedding.flatten(1)
 
 
+def to_keep(output: Output) -> TeacherOutputs:
+    """A teacher's output as a cache takes it."""
+    features = output.features
+    return TeacherOutputs(output.logits, features.attention, features.maps, features.embedding)
+
+
 class Objective(nn.Module):
     """The student with its criterion, so that all that is trained is in one module for DDP.
 
-    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, and the
-    teacher's output for these images, None for training from scratch. Returns the loss, and
-    detached values `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the
-    student is NaN or infinite.
+    Called with images `[B, C, H, W]`, labels `[B]` or class probabilities `[B, K]`, the teacher's
+    output for these images, None for training from scratch, and their indices `[B]` among the
+    training images, on the same device. Returns the loss, and detached values
+    `[1 + len(names) + 1]`: the loss, its parts, and 0, or NaN where a logit of the student is NaN
+    or infinite.
     """
 
     def __init__(
@@ -91,9 +167,8 @@ class Objective(nn.Module):
         self.student = student
         self.criterion = criterion
         self._method = method
-        self._extractor = FeatureExtractor(
-            student, layers, maps=method.maps, embedding=method.embedding
-        )
+        maps = layers.maps if method.maps else ()
+        self._extractor = FeatureExtractor(student, layers, maps=maps, embedding=method.embedding)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,14 +176,14 @@ class Objective(nn.Module):
         return self._method.parts
 
     def forward(
-        self, images: Tensor, target: Tensor, teacher: Output | None
+        self, images: Tensor, target: Tensor, teacher: Output | None, indices: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         own = self._extractor(images)
         features: tuple[object, ...] = ()
         if teacher is not None and self._method.losses:
             features = self._method.feature_inputs(own.features, teacher.features)
         logits = None if teacher is None else teacher.logits
-        loss = self.criterion(own.logits, logits, target, *features)
+        loss = self.criterion(own.logits, logits, target, *features, indices=indices)
         parts = self.criterion.parts
         # derived: 0 times NaN or infinity is NaN
         broken = (own.logits.detach() * 0).sum()

@@ -139,7 +139,7 @@ def _train(
     dataset = load_data(settings, accelerator)
     trained, teacher = build(role, settings, choice, dataset, accelerator)
     resumed = state.checkpoint is not None
-    objective, frozen = make_objective(
+    objective, frozen, teacher_cache = make_objective(
         settings, trained, teacher, dataset, accelerator, resumed=resumed
     )
     config = state.config or records.describe(
@@ -151,8 +151,8 @@ def _train(
         accelerator.device,
         accelerator.num_processes,
     )
-    # What a run may change when it goes on is where its data lie.
-    config["settings"] = settings.to_json()
+    # What a run may change when it goes on is where its data lie, and the teacher's outputs.
+    config |= {"settings": settings.to_json(), "teacher_cache": teacher_cache}
     launch.on_main_process(accelerator, lambda: write_json(run.config_file, config))
     loop = Loop(
         run,
@@ -173,7 +173,7 @@ def _train(
         loop.train(interrupts, display)
     objective.remove_hooks()
     if frozen is not None:
-        frozen.extractor.remove()
+        frozen.close()
     distance = _distance(trained, teacher, settings, dataset, accelerator)
     if accelerator.device.type == "cuda":
         # A sweep's next run needs the memory that torch would hold back for this one.
@@ -195,8 +195,10 @@ def _distance(
         check_pair(trained, teacher, dataset)
     except UsageError:
         return None
-    student = FeatureExtractor(trained.network.eval(), trained.layers, maps=True)
-    against = FeatureExtractor(teacher.saved.network.eval(), teacher.layers, maps=True)
+    student = FeatureExtractor(trained.network.eval(), trained.layers, maps=trained.layers.maps)
+    against = FeatureExtractor(
+        teacher.saved.network.eval(), teacher.layers, maps=teacher.layers.maps
+    )
     # One that the training did not try may not run here, and this comes at its end.
     tried = "amd" in settings.method.losses
     try:

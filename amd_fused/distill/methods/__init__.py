@@ -1,7 +1,17 @@
 """What a student learns from: a file a method, `known.py` lists them."""
 
-from amd_fused.distill.methods.inputs import Embeddings, Features
+from amd_fused.distill.methods.inputs import Embeddings, Features, MapShape, Shapes
 from amd_fused.distill.methods.known import TERMS, MethodSettings
 from amd_fused.distill.methods.method import SCRATCH, Method, parse
 
-__all__ = ["SCRATCH", "TERMS", "Embeddings", "Features", "Method", "MethodSettings", "parse"]
+__all__ = [
+    "SCRATCH",
+    "TERMS",
+    "Embeddings",
+    "Features",
+    "MapShape",
+    "Method",
+    "MethodSettings",
+    "Shapes",
+    "parse",
+]

@@ -54,7 +54,7 @@ def _form(key: str, label: str, help: str, look: Look, *, local: bool, masked: b
         part="amd",
         rank=1,
         feature_loss=loss,
-        inputs=Inputs.MAPS,
+        inputs=Inputs.ATTENTION,
         paired=True,
         weight="gamma",
         settings=(

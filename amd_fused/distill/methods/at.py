@@ -32,7 +32,7 @@ TERM = Term(
     look=Look(BLUE, "-", "p"),
     part="at",
     feature_loss=_loss,
-    inputs=Inputs.MAPS,
+    inputs=Inputs.ATTENTION,
     paired=True,
     weight="at_weight",
 )

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from amd_fused.distill.methods import amd, at, kd, lsh, nd, rkd, scratch, skd, sp
+from amd_fused.distill.methods import (
+    afd,
+    afds,
+    amd,
+    at,
+    cc,
+    crd,
+    kd,
+    lsh,
+    nd,
+    rkd,
+    scratch,
+    skd,
+    sp,
+    vid,
+)
 
 # In the order of tables and pictures.
 TERMS = (
@@ -16,6 +31,11 @@ TERMS = (
     at.TERM,
     sp.TERM,
     rkd.TERM,
+    cc.TERM,
+    crd.TERM,
+    vid.TERM,
+    afd.TERM,
+    afds.TERM,
     amd.G,
     amd.GL,
     amd.MASKED_G,
@@ -26,6 +46,17 @@ TERMS = (
 # --help shows the last one's options first.
 @dataclass(frozen=True)
 class MethodSettings(
-    lsh.Options, nd.Options, rkd.Options, sp.Options, at.Options, amd.Options, kd.Options
+    afds.Options,
+    afd.Options,
+    vid.Options,
+    cc.Options,
+    crd.Options,
+    lsh.Options,
+    nd.Options,
+    rkd.Options,
+    sp.Options,
+    at.Options,
+    amd.Options,
+    kd.Options,
 ):
     """The options of all methods, which are settings of every run."""

@@ -11,7 +11,7 @@ from torch import nn
 from amd_fused import DistillationLoss
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import kd, scratch
-from amd_fused.distill.methods.inputs import Embeddings, Features, Inputs
+from amd_fused.distill.methods.inputs import Embeddings, Features, Inputs, Shapes
 from amd_fused.distill.methods.known import TERMS
 from amd_fused.distill.methods.term import Term
 from amd_fused.distill.seeding import seeded
@@ -61,7 +61,7 @@ class Method:
     @property
     def losses(self) -> tuple[str, ...]:
         """Names of the feature losses, which are those of their parts in the log."""
-        return tuple(term.part for term in self.terms if term.feature_loss is not None)
+        return tuple(term.part for term in self.terms if term.of_features)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -71,7 +71,35 @@ class Method:
     @property
     def maps(self) -> bool:
         """Whether a loss compares feature maps."""
-        return any(term.inputs in (Inputs.MAPS, Inputs.LAST_MAP) for term in self.terms)
+        return self.all_maps or self.attention or self.last_map
+
+    @property
+    def all_maps(self) -> bool:
+        """Whether a loss compares all maps with all their channels."""
+        return any(term.inputs is Inputs.MAPS for term in self.terms)
+
+    @property
+    def attention(self) -> bool:
+        """Whether a loss compares maps by their attention alone."""
+        return any(term.inputs is Inputs.ATTENTION for term in self.terms)
+
+    @property
+    def last_map(self) -> bool:
+        """Whether a loss compares the last map with all its channels."""
+        return any(term.inputs is Inputs.LAST_MAP for term in self.terms)
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """What its losses take of a teacher: logits, attention, maps, last-map, embedding."""
+        if not self.distilled:
+            return ()
+        optional = {
+            "attention": self.attention,
+            "maps": self.all_maps,
+            "last-map": self.last_map and not self.all_maps,
+            "embedding": self.embedding,
+        }
+        return ("logits", *(name for name, taken in optional.items() if taken))
 
     @property
     def paired(self) -> bool:
@@ -87,6 +115,11 @@ class Method:
     def class_means(self) -> bool:
         """Whether a loss needs the teacher's mean embedding of each class."""
         return any(term.class_means for term in self.terms)
+
+    @property
+    def layered(self) -> bool:
+        """Whether a loss has layers that are made for the features' shapes."""
+        return any(term.layered_loss is not None for term in self.terms)
 
     def depends_on(self, setting: str, group: str) -> bool:
         """Whether a student's training depends on a setting of a group."""
@@ -119,7 +152,10 @@ class Method:
             )
 
     def criterion(
-        self, settings: Settings, embeddings: Embeddings | None = None
+        self,
+        settings: Settings,
+        embeddings: Embeddings | None = None,
+        shapes: Shapes | None = None,
     ) -> DistillationLoss:
         """The objective: Eq. 8 with the settings' weights.
 
@@ -132,26 +168,38 @@ class Method:
         Args:
             embeddings: for methods with `class_means`. Where the widths differ, nd and lsh have a
                 linear adapter from the student's to the teacher's.
+            shapes: for methods that are `layered`.
 
         The result has state to be saved with the student's, and parameters to be trained with it
         (`criterion.parameters()`, none for most methods). Both are drawn from the seed alone. Its
         `backend` is the settings' for every loss that has it.
 
         Raises:
-            UsageError: as :meth:`check`.
-            ValueError: there are no embeddings, but a loss needs to know them.
+            UsageError: as :meth:`check`, or a loss has no layers for these shapes.
+            ValueError: there are no embeddings or shapes, but a loss needs to know them.
         """
         if not self.distilled:
             return DistillationLoss(ce_weight=1.0, kd_weight=0.0, feature_weight=0.0)
         self.check(settings)
         if self.class_means and embeddings is None:
             raise ValueError(f"criterion: embeddings must be given for {self.key}, got None")
+        if self.layered and shapes is None:
+            raise ValueError(f"criterion: shapes must be given for {self.key}, got None")
         losses: dict[str, tuple[float, nn.Module]] = {}
         with seeded(settings.seed + _STREAM):
             for term in self.terms:
-                if term.feature_loss is not None:
-                    weight: float = getattr(settings, term.weight)
-                    losses[term.part] = weight, term.feature_loss(settings, embeddings)
+                if not term.of_features:
+                    continue
+                if term.layered_loss is not None:
+                    assert shapes is not None
+                    try:
+                        loss = term.layered_loss(settings, shapes)
+                    except ValueError as error:
+                        raise UsageError(f"--method {self.key}: {error}") from None
+                else:
+                    assert term.feature_loss is not None
+                    loss = term.feature_loss(settings, embeddings)
+                losses[term.part] = getattr(settings, term.weight), loss
         of_logits = [term.logit_loss for term in (*self.terms, kd.TERM) if term.logit_loss]
         logit_loss = of_logits[0](settings)
         if not losses:
@@ -170,7 +218,7 @@ class Method:
         Raises:
             ValueError: there are no maps or no embedding, but a loss takes them.
         """
-        taken = {term.part: term.inputs for term in self.terms if term.feature_loss is not None}
+        taken = {term.part: term.inputs for term in self.terms if term.of_features}
         return (
             {loss: inputs.of(student, "student", loss) for loss, inputs in taken.items()},
             {loss: inputs.of(teacher, "teacher", loss) for loss, inputs in taken.items()},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from amd_fused.distill.methods.inputs import Embeddings, Inputs
+from amd_fused.distill.methods.inputs import Embeddings, Inputs, Shapes
 
 if TYPE_CHECKING:
     from amd_fused.distill.config import Settings
@@ -44,6 +44,7 @@ class Term:
         logit_loss: makes a loss of the logits, in place of KD's.
         feature_loss: makes a loss of features from the settings and, with `class_means`, from what
             is known of the embeddings.
+        layered_loss: instead of it, makes one that has layers for the features' shapes.
         inputs: the features it compares.
         paired: whether it compares maps position by position.
         class_means: whether it needs the teacher's mean embedding of each class.
@@ -62,6 +63,7 @@ class Term:
     distilled: bool = True
     logit_loss: Callable[[Settings], nn.Module] | None = None
     feature_loss: Callable[[Settings, Embeddings | None], nn.Module] | None = None
+    layered_loss: Callable[[Settings, Shapes], nn.Module] | None = None
     inputs: Inputs = Inputs.NONE
     paired: bool = False
     class_means: bool = False
@@ -69,6 +71,11 @@ class Term:
     weight: str = ""
     settings: tuple[str, ...] = ()
     alone: str = ""
+
+    @property
+    def of_features(self) -> bool:
+        """Whether it is a loss of features."""
+        return self.feature_loss is not None or self.layered_loss is not None
 
 
 def backend_without_cuda(settings: Settings) -> str:

@@ -5,6 +5,7 @@ from amd_fused.distill.models.features import (
     check_pair,
     embedding_width,
     layers,
+    map_shapes,
     with_layouts,
 )
 from amd_fused.distill.models.names import canonical
@@ -19,5 +20,6 @@ __all__ = [
     "count_parameters",
     "embedding_width",
     "layers",
+    "map_shapes",
     "with_layouts",
 ]

@@ -74,7 +74,7 @@ def embedding_width(model: nn.Module, layers: Layers, channels: int, image_size:
     if not layers.embedding:
         raise UsageError(
             f"{_EMBEDDING_OPTIONS} must name the layer before the classifier of "
-            f"{type(model).__name__} for nd, lsh and rkd; it has {_top_levels(model)}"
+            f"{type(model).__name__} for nd, lsh, rkd, cc and crd; it has {_top_levels(model)}"
         )
     (output,) = _outputs(model, (layers.embedding,), channels, image_size)
     return output.flatten(1).shape[1]
@@ -120,8 +120,8 @@ def check_pair(
             f"{_LAYER_OPTIONS} must be equally many, got {list(teacher_layers.maps)} and "
             f"{list(student_layers.maps)}; name those that belong together"
         )
-    shapes_t = _map_shapes(teacher_model, teacher_layers, channels, image_size)
-    shapes_s = _map_shapes(student_model, student_layers, channels, image_size)
+    shapes_t = map_shapes(teacher_model, teacher_layers, channels, image_size)
+    shapes_s = map_shapes(student_model, student_layers, channels, image_size)
     pairs = zip(teacher_layers.maps, shapes_t, student_layers.maps, shapes_s, strict=True)
     for path_t, shape_t, path_s, shape_s in pairs:
         got = (
@@ -157,10 +157,14 @@ def _check_paths(owner: str, model: nn.Module, paths: tuple[str, ...]) -> None:
         raise UsageError(f"{owner}: {str(error).removeprefix('FeatureHooks: ')}") from None
 
 
-def _map_shapes(
+def map_shapes(
     model: nn.Module, layers: Layers, channels: int, image_size: int
 ) -> list[tuple[int, ...]]:
-    """As `(B, C, H, W)`, whatever the layers' layouts are."""
+    """As `(B, C, H, W)`, whatever the layers' layouts are, by one forward pass.
+
+    Raises:
+        UsageError: as :func:`with_layouts`.
+    """
     last = with_layouts(model, layers, channels, image_size).channels_last
     outputs = _outputs(model, layers.maps, channels, image_size)
     return [

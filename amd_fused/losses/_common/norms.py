@@ -2,5 +2,20 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 # Norms below this count as this in every normalisation of Eq. 7, as in F.normalize.
 NORM_FLOOR = 1e-12
+
+
+def unit(x: Tensor, dim: int = -1) -> Tensor:
+    """``x / ||x||_2`` along an axis. Zeros stay zeros, without gradient.
+
+    F.normalize would give them one of 1e12 times the upstream gradient.
+    """
+    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    # A norm past the largest number would make zeros of a finite vector: NaN is heard.
+    norm = torch.where(norm == torch.inf, torch.nan, norm)
+    zero = norm == 0
+    return torch.where(zero, 0.0, x / torch.where(zero, 1.0, norm))

@@ -1,4 +1,4 @@
-"""Checks of the losses between features (AMD, AT, SP, RKD): pairs of tensors."""
+"""Checks of the losses between features: pairs of tensors, or all of two lists."""
 
 from __future__ import annotations
 
@@ -87,6 +87,60 @@ def sample_pairs(
     return students, teachers
 
 
+def map_pairs(
+    owner: str, student: Any, teacher: Any, *, layer_weights: Sequence[float] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of [B, C, H, W] tensors of any channels and sizes."""
+    return _pairs(owner, student, teacher, layer_weights, feature)
+
+
+def equal_pairs(
+    owner: str,
+    student: Any,
+    teacher: Any,
+    *,
+    layer_weights: Sequence[float] | None,
+    remedy: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as equally long lists of [B, C, H, W] tensors of one shape a pair; the remedy
+    is for unequal ones."""
+    students, teachers = _pairs(owner, student, teacher, layer_weights, feature)
+    for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
+        index = "" if isinstance(student, Tensor) else f"[{i}]"
+        if a_s.shape != a_t.shape:
+            raise ValueError(
+                f"{owner}: student{index} and teacher{index} must have the same shape, got "
+                f"{tuple(a_s.shape)} and {tuple(a_t.shape)}; {remedy}"
+            )
+    return students, teachers
+
+
+def feature_lists(owner: str, student: Any, teacher: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """The two sides as lists, of any lengths, of [B, C, H, W] tensors of one batch."""
+    students = _tensors(owner, "student", student)
+    teachers = _tensors(owner, "teacher", teacher)
+    first = students[0]
+    for name, side, value in (("student", students, student), ("teacher", teachers, teacher)):
+        for i, a in enumerate(side):
+            named = name if isinstance(value, Tensor) else f"{name}[{i}]"
+            feature(owner, named, a)
+            _like_first(owner, named, a, "the first of student", first)
+    return students, teachers
+
+
+def _like_first(owner: str, name: str, a: Tensor, name_first: str, first: Tensor) -> None:
+    if a.shape[0] != first.shape[0]:
+        raise ValueError(
+            f"{owner}: {name} must have the batch size of {name_first} ({first.shape[0]}), "
+            f"got {a.shape[0]}: shape {tuple(a.shape)}"
+        )
+    if a.device != first.device:
+        raise ValueError(
+            f"{owner}: {name} must be on the device of {name_first} ({first.device}), "
+            f"got {a.device}; move it with .to(...)"
+        )
+
+
 def _pairs(
     owner: str,
     student: Any,
@@ -121,16 +175,7 @@ def _pairs(
         for name, a in zip(names, pair, strict=True):
             check(owner, name, a)
         for name, a in zip(names, pair, strict=True):
-            if a.shape[0] != first.shape[0]:
-                raise ValueError(
-                    f"{owner}: {name} must have the batch size of {name_first} ({first.shape[0]}), "
-                    f"got {a.shape[0]}: shape {tuple(a.shape)}"
-                )
-            if a.device != first.device:
-                raise ValueError(
-                    f"{owner}: {name} must be on the device of {name_first} ({first.device}), "
-                    f"got {a.device}; move it with .to(...)"
-                )
+            _like_first(owner, name, a, name_first, first)
     return students, teachers
 
 
@@ -144,6 +189,16 @@ def _tensors(owner: str, name: str, value: Any) -> list[Tensor]:
     if not value:
         raise ValueError(f"{owner}: {name} must have at least one feature map, got an empty list")
     return list(value)
+
+
+def feature(owner: str, name: str, a: Any) -> None:
+    """[B, C, H, W], no axis empty."""
+    float_tensor(owner, name, a)
+    if a.ndim != 4:
+        raise ValueError(
+            f"{owner}: {name} must be 4-D [B, C, H, W], got {a.ndim}-D: shape {tuple(a.shape)}"
+        )
+    check_feature(owner, name, a)
 
 
 def _samples(owner: str, name: str, a: Any) -> None:

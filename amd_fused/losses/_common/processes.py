@@ -1,4 +1,4 @@
-"""Sums, extremes and errors over all processes of torch.distributed, or of the only one."""
+"""Sums, extremes, rows and errors of all processes of torch.distributed, or of the only one."""
 
 from __future__ import annotations
 
@@ -32,13 +32,36 @@ def largest(a: Tensor) -> Tensor:
     return _reduce(a, "MAX")
 
 
-def _reduce(a: Tensor, operation: str) -> Tensor:
-    if not (dist.is_available() and dist.is_initialized()):
+def gathered(a: Tensor) -> Tensor:
+    """The rows of all processes, those of the first process first; each may have another number."""
+    if not _several():
         return a
-    # NCCL takes CUDA tensors only, other backends CPU tensors.
-    shared = a.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+    lengths = torch.zeros(dist.get_world_size(), dtype=torch.int64)
+    lengths[dist.get_rank()] = len(a)
+    counts = total(lengths).tolist()
+    padded = a.new_zeros(max(counts), *a.shape[1:], device=_shared_device())
+    padded[: len(a)] = a.detach()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return rows.to(a.device)
+
+
+def _reduce(a: Tensor, operation: str) -> Tensor:
+    if not _several():
+        return a
+    shared = a.to(_shared_device(), copy=True)
     dist.all_reduce(shared, getattr(dist.ReduceOp, operation))
     return shared.to(a.device)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _shared_device() -> str:
+    """NCCL takes CUDA tensors only, other backends CPU tensors."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def common_width(owner: str, width: int | None) -> int:

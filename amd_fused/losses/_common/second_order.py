@@ -12,13 +12,13 @@ from amd_fused.losses._common.advice import option_of
 
 
 def once_differentiable(
-    owner: str, backend: str, backward: Callable[..., list[Tensor]], *tensors: Tensor
+    owner: str, backend: str | None, backward: Callable[..., list[Tensor]], *tensors: Tensor
 ) -> Any:
     """``backward(*tensors)``; under create_graph=True an error, rather than zero, if its result is
     differentiated.
 
     Args:
-        owner, backend: for the message.
+        owner, backend: for the message; a loss without backends has None.
         backward: returns gradients.
         tensors: all that it depends on, the upstream gradient first.
     """
@@ -43,14 +43,22 @@ def one_upstream_gradient(owner: str, backend: str, grad_loss: Tensor) -> None:
 class _NoSecondOrder(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, owner: str, backend: str, backward: Callable[..., list[Tensor]], *tensors: Tensor
+        ctx: Any,
+        owner: str,
+        backend: str | None,
+        backward: Callable[..., list[Tensor]],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.owner, ctx.backend = owner, backend
         return tuple(backward(*tensors))
 
     @staticmethod
     def backward(ctx: Any, *_grads: Tensor) -> Any:
+        what, remedy = "it", f"amd_fused.reference.{ctx.owner}"
+        if ctx.backend is not None:
+            what = f"backend {ctx.backend!r}"
+            remedy = f'backend="reference"{option_of(ctx.owner)}'
         raise RuntimeError(
-            f"{ctx.owner}: backend {ctx.backend!r} has no second derivatives; use "
-            f'backend="reference"{option_of(ctx.owner)} where a gradient is differentiated again'
+            f"{ctx.owner}: {what} has no second derivatives; "
+            f"use {remedy} where a gradient is differentiated again"
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from amd_fused.losses._common import embedding_checks, outputs
 
 # Where a dict keeps the labels.
-_LABELS = ("labels", "label")
+LABELS = ("labels", "label")
 # Embeddings that are widened to float64 at once.
 _ROWS = 4096
 
@@ -44,7 +44,7 @@ def embeddings(
     Face's loaders give them, whose labels are "labels" or "label" or under label_key: the model is
     then called with the rest, ``model(**inputs)``. Without a model the inputs are the embeddings.
     """
-    device = _device_of(_module_of(model))
+    device = device_of(_module_of(model))
     for batch in batches:
         inputs, labels = _inputs_and_labels(batch, label_key)
         if isinstance(inputs, dict):
@@ -69,7 +69,7 @@ def embeddings(
 def _inputs_and_labels(batch: Any, label_key: str | None) -> tuple[Any, Any]:
     """Of a dict the inputs are a dict; labels are None where a batch has none."""
     if isinstance(batch, Mapping):
-        known = _LABELS if label_key is None else (label_key,)
+        known = LABELS if label_key is None else (label_key,)
         names = [name for name in known if name in batch]
         inputs = {name: a for name, a in batch.items() if name not in names}
         return inputs, batch[names[0]] if names else None
@@ -163,7 +163,7 @@ def _module_of(model: Any) -> nn.Module | None:
     return bound_to if isinstance(bound_to, nn.Module) else None
 
 
-def _device_of(module: nn.Module | None) -> torch.device | None:
+def device_of(module: nn.Module | None) -> torch.device | None:
     """Of the first parameter or buffer; None where there is none."""
     if module is None:
         return None

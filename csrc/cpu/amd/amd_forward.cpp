@@ -9,32 +9,10 @@
 #include <tuple>
 
 #include "amd_cut.h"
+#include "amd_map_units.h"
 
 namespace amd_fused {
 namespace {
-
-// Feature elements that one parallel unit reads: enough to outweigh its scheduling, few enough to
-// share out.
-constexpr int64_t kUnitElements = 1 << 18;
-
-// A stretch of one sample's map.
-struct MapUnit {
-  int feature;
-  int64_t sample, begin, end;
-};
-
-// Sample by sample, all layers of either side: equal index ranges are equal work.
-std::vector<MapUnit> map_units(const std::vector<Features>& features, int64_t batch) {
-  std::vector<MapUnit> units;
-  for (int64_t b = 0; b < batch; ++b)
-    for (size_t i = 0; i < features.size(); ++i) {
-      const int64_t positions = features[i].positions();
-      const int64_t step = std::max<int64_t>(64, kUnitElements / features[i].channels / 64 * 64);
-      for (int64_t begin = 0; begin < positions; begin += step)
-        units.push_back({int(i), b, begin, std::min(begin + step, positions)});
-    }
-  return units;
-}
 
 // Runs a pass over all chunks of a job and adds its sums in the order of the chunks.
 struct ChunkRunner {

@@ -11,14 +11,15 @@ from measures import relative_error
 
 BACKENDS = ("reference", "cpp", "triton")
 backends = pytest.mark.parametrize("backend", BACKENDS, indirect=True)
-# Less than a vector, several, several tiles; rows of thousands take minutes in the interpreter.
+# Less than a vector, several, more than a tile; the oracle takes the square of it, and rows of
+# thousands take minutes in the interpreter.
 widths = pytest.mark.parametrize(
     ("backend", "width"),
     [
         (name, width)
         for name in BACKENDS
-        for width in (7, 67, 5000)
-        if (name, width) != ("triton", 5000)
+        for width in (7, 67, 2100)
+        if (name, width) != ("triton", 2100)
     ],
     indirect=["backend"],
 )
@@ -53,7 +54,7 @@ def check(result: kd_oracle.Result, expected: kd_oracle.Result, tolerance: float
 @pytest.mark.parametrize("dtypes", [name for name in cases.DTYPES if name in TOLERANCE])
 @widths
 def test_a_class_masked_on_both_sides_is_left_out(backend: str, width: int, dtypes: str) -> None:
-    z_s, z_t = kd_oracle.logits((3, width), dtypes)
+    z_s, z_t = kd_oracle.logits((2, width), dtypes)
     kept = torch.ones(width, dtype=torch.bool)
     kept[[0, 3, width - 1]] = False
     expected = without(kd_oracle.oracle({}, z_s[:, kept], z_t[:, kept]), z_s, kept)

@@ -88,3 +88,12 @@ def attention_map(
             tile = tl.load(a + offset, mask=mask, other=0.0).to(ACC)
             total += tile * tile
         return tl.sum(total, axis=0)
+
+
+@triton.jit
+def root(f):
+    """The square root, rounded to nearest; Triton's own of float32 takes tiny numbers as 0."""
+    if f.dtype == tl.float64:
+        return tl.sqrt(f)
+    else:
+        return tl.sqrt_rn(f)

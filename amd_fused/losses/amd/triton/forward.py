@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from amd_fused.losses.amd.triton.attention_map import attention_map
+from amd_fused.losses.amd.triton.attention_map import attention_map, root
 from amd_fused.losses.amd.triton.formulas import number
 from amd_fused.losses.amd.triton.sample import quadrant_tile, sample_loss
 
@@ -123,6 +123,7 @@ def amd_map_fwd_kernel(
     LAYOUTS: tl.constexpr,
     ALIGNS: tl.constexpr,
     CHANNEL_GROUPS: tl.constexpr,
+    ROOT: tl.constexpr,  # store the square root of f
     ACC: tl.constexpr,
 ):
     """One program: a block of positions of one sample, over one group of its channels."""
@@ -150,6 +151,8 @@ def amd_map_fwd_kernel(
             )  # fmt: skip
             i = block * BLOCK_N + tl.arange(0, BLOCK_N)
             at = (group.to(tl.int64) * B + b) * positions + i
+            if ROOT:
+                f = root(f)
             tl.store(maps[k] + at, f, mask=i < positions)
 
 

@@ -89,7 +89,7 @@ class Pair:
         self.d_f_s, self.d_f_t = d_f_s, d_f_t
         self.needs_grad = (d_f_s is not None, d_f_t is not None)
         self.student, self.teacher = student, teacher = feature(a_s), feature(a_t)
-        multiprocessors = _multiprocessors(a_s.device)
+        multiprocessors = multiprocessors_of(a_s.device)
         self.form = plan.form_of(student, teacher, layers, multiprocessors, double)
         self.batch = student.shape[0]
         self.maps: list[Tensor] = []
@@ -97,33 +97,46 @@ class Pair:
 
 
 def map_launch(pairs: list[Pair], dtype: torch.dtype) -> Launch:
-    sides = [(a, f) for p in pairs for a, f in ((p.a_s, p.student), (p.a_t, p.teacher))]
-    tiles = tuple(tile for p in pairs for tile in p.map_tiles)
-    maps = tuple(
-        a.new_empty(tile[-1], a.shape[0], f.positions, dtype=dtype)
-        for (a, f), tile in zip(sides, tiles, strict=True)
-    )
+    sides = [a for p in pairs for a in (p.a_s, p.a_t)]
+    tiles = [tile for p in pairs for tile in p.map_tiles]
+    maps = [
+        a.new_empty(tile[-1], a.shape[0], a.shape[2] * a.shape[3], dtype=dtype)
+        for a, tile in zip(sides, tiles, strict=True)
+    ]
     for number, pair in enumerate(pairs):
-        pair.maps = list(maps[2 * number : 2 * number + 2])
+        pair.maps = maps[2 * number : 2 * number + 2]
+    return launch_of_maps(sides, tiles, maps, root=False)
+
+
+def launch_of_maps(
+    tensors: Sequence[Tensor],
+    tiles: Sequence[tuple[int, int, int, int, int]],
+    maps: Sequence[Tensor],
+    root: bool,
+) -> Launch:
+    """Of features and their `plan.map_tile`s into maps [GROUPS, B, N], or (root) the square
+    roots of these."""
+    sides = [feature(a) for a in tensors]
     programs = plan.running_total(
-        [plan.map_programs(f, tile) for (_, f), tile in zip(sides, tiles, strict=True)]
+        [plan.map_programs(side, tile) for side, tile in zip(sides, tiles, strict=True)]
     )
     return Launch(
         forward.amd_map_fwd_kernel,
-        programs[-1] * pairs[0].batch,
+        programs[-1] * sides[0].shape[0],
         (
-            tuple(a for a, _ in sides),
-            tuple(f.strides for _, f in sides),
-            tuple(f.shape[1:] for _, f in sides),
-            maps,
+            tuple(tensors),
+            tuple(side.strides for side in sides),
+            tuple(side.shape[1:] for side in sides),
+            tuple(maps),
             programs,
-            pairs[0].batch,
+            sides[0].shape[0],
         ),
         {
             **columns(("BLOCKS_N", "BLOCKS_C", "LAYOUTS", "ALIGNS", "CHANNEL_GROUPS"), tiles),
-            "ACC": _triton_dtype(dtype),
+            "ROOT": root,
+            "ACC": _triton_dtype(maps[0].dtype),
             "num_warps": 4,
-            "maxnreg": MAX_REGISTERS[dtype],
+            "maxnreg": MAX_REGISTERS[maps[0].dtype],
         },
     )
 
@@ -265,7 +278,7 @@ def _triton_dtype(dtype: torch.dtype) -> Any:
 _MULTIPROCESSORS: dict[torch.device, int] = {}
 
 
-def _multiprocessors(device: torch.device) -> int:
+def multiprocessors_of(device: torch.device) -> int:
     if device.type != "cuda":
         return INTERPRETER_MULTIPROCESSORS
     if device not in _MULTIPROCESSORS:

@@ -1,0 +1,53 @@
+"""Attention-based feature distillation in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.norms import unit
+
+
+def afd_loss(
+    student: Tensor | Sequence[Tensor],
+    teacher: Tensor | Sequence[Tensor],
+    attention: Tensor,
+) -> Tensor:
+    """AFD loss in plain PyTorch: any floating dtype, gradients of first and second order.
+
+    Arguments, shapes and result as :func:`amd_fused.afd_loss`, which checks its arguments and is
+    the call for users. Half precision is widened to float32 first.
+
+    Source: Ji et al., "Show, Attend and Distill", 2021, section 3.
+    """
+    students = [student] if isinstance(student, Tensor) else list(student)
+    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    dtype = compute_dtype(students + teachers)
+    weights = attention.to(dtype)
+    squares = [_squares(a_s, dtype) for a_s in students]
+    values: dict[tuple[int, int], Tensor] = {}
+    total = torch.zeros((), dtype=dtype, device=students[0].device)
+    for i, a_t in enumerate(teachers):
+        size = (a_t.shape[2], a_t.shape[3])
+        if size not in values:
+            # Every student map at the teacher's size, [B, S, N].
+            values[size] = torch.stack([_value(f, size) for f in squares], dim=1)
+        v_t = _value(_squares(a_t, dtype), size)
+        distance = (values[size] - v_t[:, None]).square().mean(2)
+        total = total + (weights[:, i] * distance).sum(1).mean()
+    return total
+
+
+def _squares(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """Features [B, C, H, W] to the mean of their squares over channels, [B, 1, H, W]."""
+    return a.to(dtype).square().mean(1, keepdim=True)
+
+
+def _value(f: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map [B, 1, H, W] at a size, of length 1: [B, N]. Zeros stay zeros, without gradient."""
+    pooled = f if tuple(f.shape[2:]) == size else F.adaptive_avg_pool2d(f, size)
+    return unit(pooled.flatten(1))

@@ -1,0 +1,62 @@
+"""Attentive feature distillation as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from amd_fused.losses._common import layer_checks, pair_checks
+from amd_fused.losses.afds import checks, reference
+
+
+def afds_loss(
+    student: Tensor | Sequence[Tensor],
+    teacher: Tensor | Sequence[Tensor],
+    importance: Tensor | Sequence[Tensor],
+    *,
+    eps: float = 1e-6,
+    layer_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """Attentive feature distillation: distances of normalised channels, by their importance.
+
+    As::
+
+        x = a.flatten(2)
+        x = x / (x.norm(dim=2, keepdim=True) + eps)
+        loss = (importance * (x_student - x_teacher).square().mean(2)).sum(1).mean()
+
+    for each layer pair, and the mean over the layers. :class:`AFDSLoss` predicts the importance
+    from the teacher's features.
+
+    Args:
+        student: features [B, C, H, W] of one layer, or a sequence of such tensors, one a layer.
+            float32, float16, bfloat16 or float64, any strides.
+        teacher: the matching features, of the same shapes.
+        importance: [B, C], the weight of each channel for each sample; over the channels they add
+            up to 1 as a rule. A sequence of them where student is one. Any floating dtype (it does
+            not decide the result's).
+        eps: added to the norms, > 0.
+        layer_weights: one weight >= 0 a layer pair; default 1 each.
+
+    Returns:
+        0-d float32 tensor, float64 when a feature is float64. Gradients of any order flow to every
+        input that requires one; an all-zero channel, which has no direction, gets none. NaN and Inf
+        in an input give NaN, and so do channels whose norm leaves the range of the sums.
+
+    Raises:
+        TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
+            value.
+
+    Source: Wang, Gao, Chen et al., "Pay Attention to Features, Transfer Learn Faster CNNs" (AFDS),
+    ICLR 2020, the attentive feature distillation of section 3. Its authors released no code; the
+    mean over positions and layers and eps are those of AberHu/Knowledge-Distillation-Zoo, where
+    the weight is 500.
+    """
+    owner = "afds_loss"
+    checks.afds_options(owner, eps=eps, layer_weights=layer_weights)
+    _, teachers = pair_checks.equal_pairs(
+        owner, student, teacher, layer_weights=layer_weights, remedy=checks.REMEDY
+    )
+    layer_checks.beside_layers(owner, "importance", importance, "BC", student, teachers)
+    return reference.afds_loss(student, teacher, importance, eps=eps, layer_weights=layer_weights)

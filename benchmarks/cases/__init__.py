@@ -1,0 +1,1 @@
+"""What is measured: commands, losses, shapes and networks."""

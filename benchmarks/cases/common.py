@@ -1,0 +1,84 @@
+"""Variants that the cases of several losses have: ours, the reference, the released code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import amd_fused
+from amd_fused import _backends
+from benchmarks.measure.subject import COMPILED, EAGER, Loss, Variant
+
+# Fused backends by the type of the device.
+FUSED = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}
+
+
+def variants(
+    function: Loss,
+    oracle: Loss,
+    device: torch.device,
+    among: tuple[str, ...],
+    call: Callable[[Loss], Loss] = lambda loss: loss,
+) -> list[Variant]:
+    """Ours, the eager reference, and the reference compiled for these sizes alone.
+
+    ``call`` makes a :data:`Loss` of a function that takes its tensors otherwise.
+    """
+    torch.compiler.reset()
+    right = call(oracle)
+    compiled = call(torch.compile(oracle, dynamic=False))
+    return [
+        *ours(function, right, device, among, call),
+        Variant(EAGER, "eager reference", right, right),
+        Variant(COMPILED, "torch.compile reference", compiled, right, compiles=True),
+    ]
+
+
+def beside_released(function: Loss, released: Loss, oracle: Loss) -> list[Variant]:
+    """Ours where it is torch's operators on any device; the peers are the released code's lines."""
+    torch.compiler.reset()
+    compiled = torch.compile(released, dynamic=False)
+    return [
+        Variant("amd_fused", "amd_fused (torch)", function, oracle, peer=False),
+        Variant(EAGER, "eager released style", released, oracle),
+        Variant(COMPILED, "torch.compile released style", compiled, oracle, compiles=True),
+    ]
+
+
+def ours(
+    function: Loss,
+    oracle: Loss,
+    device: torch.device,
+    among: tuple[str, ...] = ("triton", "cuda", "cpp"),
+    call: Callable[[Loss], Loss] = lambda loss: loss,
+) -> list[Variant]:
+    """The fused backends that can run here; first, as "amd_fused", the one that a plain call gets.
+
+    With AMD_FUSED_BACKEND set, that one alone. ``among``: those that have kernels of this loss.
+    """
+    first = _backends.choose("benchmarks", "auto", device.type, among)
+    made = [Variant("amd_fused", f"amd_fused ({first})", call(function), oracle, peer=False)]
+    if os.environ.get(_backends.ENVIRONMENT_VARIABLE):
+        return made
+    states = amd_fused.backends()
+    for name in FUSED.get(device.type, ()):
+        if name in among and name != first and states[name] == "usable":
+            loss = call(partial(function, backend=name))
+            made.append(
+                Variant(f"amd_fused_{name}", f"amd_fused ({name})", loss, oracle, peer=False)
+            )
+    return made
+
+
+def of_tensors(function: Loss) -> Loss:
+    """Of a function of one tensor a side, the same of lists that hold that one."""
+
+    def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], *constants: Tensor) -> Tensor:
+        (s,), (t,) = student, teacher
+        return function(s, t, *constants)
+
+    return loss

@@ -1,0 +1,85 @@
+"""Peers: losses in the style of the code that their authors released."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def plain_at(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Attention transfer: mean squared difference of ``normalize(mean_c A^2)``, mean over layers.
+
+    In float32 at least, as autocast has ``pow`` computed on a GPU.
+    """
+
+    def attention(a: Tensor) -> Tensor:
+        wide = a.to(torch.promote_types(a.dtype, torch.float32))
+        return F.normalize(wide.pow(2).mean(1).flatten(1), dim=1)
+
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([F.mse_loss(attention(a_s), attention(a_t)) for a_s, a_t in pairs]).mean()
+
+
+def amd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The global loss, ``formula="released"``, by the kind of operations the authors' code uses.
+
+    ``abs`` and ``pow`` for the square, ``acos`` behind a clamp, probabilities by ``exp``, their
+    logarithms again for each term; layer by layer, then the mean. The negative map is cast to
+    float32 whatever the input; at a scale of 90 or more, and in float16, ``exp`` overflows.
+    """
+    losses = [_released_pair(a_s, a_t) for a_s, a_t in zip(student, teacher, strict=True)]
+    return torch.stack(losses).mean()
+
+
+def _released_pair(a_s: Tensor, a_t: Tensor) -> Tensor:
+    pairs = zip(_released_terms(a_s), _released_terms(a_t), strict=True)
+    # Eq. 7: a mean squared error for each of the three terms.
+    return torch.stack([F.mse_loss(x_s, x_t) for x_s, x_t in pairs]).mean()
+
+
+def _released_terms(a: Tensor, margin: float = 1.35, scale: float = 64.0) -> list[Tensor]:
+    f = torch.sum(torch.pow(torch.abs(a), 2), dim=1, keepdim=True)  # Eq. 4
+    q = torch.div(f, torch.norm(f, dim=(2, 3), keepdim=True) + 1e-6).flatten(1)
+    theta = torch.acos(torch.clamp(q, -1.0 + 1e-7, 1.0 - 1e-7))
+    logit = scale * torch.cos(margin * theta)
+    positive, negative = torch.exp(logit), torch.exp(scale * (1 - q).float())
+    g = logit - torch.log(positive + negative)  # Eq. 6
+    return [F.normalize(x, dim=1) for x in (g, torch.log(positive), torch.log(negative))]
+
+
+def at(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The sum over layers, as the released code's callers take it."""
+    return len(student) * plain_at(student, teacher)
+
+
+def sp(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The released code's lines, but for the shape of its result."""
+
+    def similarity(f: Tensor) -> Tensor:
+        x = f.reshape(f.shape[0], -1)
+        return F.normalize(torch.mm(x, x.t()))
+
+    (s,), (t,) = student, teacher
+    return (similarity(t) - similarity(s)).square().sum() / s.shape[0] ** 2
+
+
+def rkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The released code's lines, of one pair."""
+
+    def distances(e: Tensor) -> Tensor:
+        square = e.pow(2).sum(dim=1)
+        product = e @ e.t()
+        d = (square[:, None] + square[None, :] - 2 * product).clamp(min=1e-12).sqrt().clone()
+        d[range(len(e)), range(len(e))] = 0
+        return d / d[d > 0].mean()
+
+    def cosines(e: Tensor) -> Tensor:
+        direction = F.normalize(e[None] - e[:, None], p=2, dim=2)
+        return torch.bmm(direction, direction.transpose(1, 2))
+
+    (s,), (t,) = student, teacher
+    distance = F.smooth_l1_loss(distances(s), distances(t))
+    return 25 * distance + 50 * F.smooth_l1_loss(cosines(s), cosines(t))

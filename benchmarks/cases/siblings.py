@@ -1,0 +1,222 @@
+"""Time the losses beside AMD, forward and backward, against their peers and a plain copy.
+
+Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, SP and RKD.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import amd_fused
+from amd_fused.distill.clock import Settings
+from benchmarks.cases import amd, common, released, rows
+from benchmarks.cases.shapes import SHAPES, Pair, Rows, Shape
+from benchmarks.measure.budget import Guess
+from benchmarks.measure.runner import DTYPES, Command, Entry, add_choices, entry
+from benchmarks.measure.subject import (
+    GRAD_SCALE,
+    Case,
+    Flops,
+    IdealBytes,
+    Loss,
+    Variant,
+)
+
+# Of one layout: logits and embeddings, feature maps.
+ROWS, MAPS = "rows", "nchw"
+
+COMMAND = Command(
+    "siblings",
+    __doc__,
+    # Most calls are short. compare wants five rounds.
+    settings={
+        "cpu": Settings(min_time=2.0),
+        "cuda": Settings(min_time=1.0, min_rounds=5, calls_per_turn=10),
+    },
+    # Small graphs: 2 to 10 seconds each at the first run.
+    guess=Guess(compile=5.0, case=1.5),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loss and what it is measured with.
+
+    Args:
+        loss: names it in ``amd_fused`` and ``amd_fused.reference``.
+        shapes, tiny: in order of size, and one for the tests.
+        dtypes: by default.
+        layout: ROWS, whose losses take a tensor a side, or MAPS.
+        backends: with kernels of this loss; none if ours is torch's operators on any device.
+        draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
+        ideal: of ROWS, the bytes of a shape and dtype.
+        flops: of a shape, where products count.
+        released: the released code's lines, a peer, or the only ones where there are no backends.
+        weight: in the objective.
+        scale: in float16, one with which the released lines can still carry the weight.
+    """
+
+    loss: str
+    shapes: Sequence[Any]
+    tiny: Any
+    dtypes: Sequence[str] = ("float32",)
+    layout: str = ROWS
+    backends: tuple[str, ...] = ("triton", "cpp")
+    draw: Callable[..., tuple[Tensor, ...]] | None = None
+    ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
+    flops: Callable[[Any, torch.device], Flops] | None = None
+    released: Loss | None = None
+    weight: float = 1.0
+    scale: float = GRAD_SCALE
+    note: str = ""
+
+    @property
+    def middle(self) -> Any:
+        """The shape that stands for all where there is little time."""
+        return self.shapes[len(self.shapes) // 2]
+
+    def case(self, name: str, shape: Any, dtype: torch.dtype, device: torch.device) -> Case:
+        """The loss with its default options."""
+        if self.draw and self.ideal:
+            ideal = self.ideal(shape, dtype)
+            inputs = rows.drawn(partial(self.draw, shape=shape, dtype=dtype), ideal, dtype, device)
+        else:
+            ideal = shape.ideal_bytes(dtype, device)
+            inputs = amd.feature_sets(shape, self.layout, dtype, device)
+        named = (name, shape.name, self.layout, dtype)
+        flops = self.flops(shape, device) if self.flops else None
+        more = (self.weight, flops, self.note, self.scale)
+        return Case(*named, inputs, ideal, self.variants(device), *more)
+
+    def variants(self, device: torch.device) -> list[Variant]:
+        function = getattr(amd_fused, self.loss)
+        oracle = getattr(amd_fused.reference, self.loss)
+        if self.released and not self.backends:
+            return common.beside_released(function, self.released, oracle)
+        call = common.of_tensors if self.layout == ROWS else lambda loss: loss
+        made = common.variants(function, oracle, device, self.backends, call)
+        if self.released:
+            made.append(Variant("released", "released style", self.released, oracle))
+        return made
+
+
+# Batches of logits: CIFAR-100, ImageNet, ImageNet-21k.
+_KD: dict[str, Any] = {
+    "shapes": (Rows(128, 100), Rows(256, 1000), Rows(256, 21841)),
+    "tiny": Rows(4, 5),
+    "dtypes": ("float32", "bfloat16"),
+    "draw": rows.draw_logits,
+    "ideal": rows.reads_twice,
+}
+SUBJECTS = {
+    "kd": Subject("kd_loss", **_KD),
+    "skd": Subject("spherical_kd_loss", **_KD),
+    # Batch, width of the embeddings, number of classes.
+    "nd": Subject(
+        "nd_loss",
+        (Rows(128, 256, 100), Rows(256, 512, 1000), Rows(256, 2048, 1000), Rows(4096, 2048, 1000)),
+        Rows(4, 5, 3),
+        draw=rows.draw_classes,
+        ideal=rows.nd_bytes,
+    ),
+    # The same of hyperplanes. The products take far longer than the bytes, so the floor is theirs.
+    "lsh": Subject(
+        "lsh_loss",
+        (Rows(128, 64, 2048), Rows(256, 512, 2048), Rows(256, 2048, 8192)),
+        Rows(4, 5, 6),
+        draw=rows.draw_hashed,
+        ideal=rows.lsh_bytes,
+        flops=rows.lsh_flops,
+    ),
+    # All maps of a step. The weight is RepDistiller's beta.
+    "at": Subject(
+        "at_loss",
+        (SHAPES["cifar-wrn"],),
+        SHAPES["tiny"],
+        layout=MAPS,
+        backends=("triton", "cuda", "cpp"),
+        released=released.at,
+        weight=1000.0,
+    ),
+    # Of each network the last map, as the released code. In a large batch the products count.
+    "sp": Subject(
+        "sp_loss",
+        (
+            Shape("cifar-wrn-last", 128, (Pair(64, 192, 8, 8),), "WRN16-3 to WRN16-1"),
+            Shape("imagenet-resnet-last", 32, (Pair(512, 512, 7, 7),), "ResNet34 to ResNet18"),
+        ),
+        Shape("tiny", 3, (Pair(2, 4, 3, 3),), "for the tests"),
+        dtypes=("float32", "float16"),
+        layout=MAPS,
+        backends=(),
+        flops=rows.sp_flops,
+        released=released.sp,
+        weight=3000.0,
+        scale=16.0,
+    ),
+    "rkd": Subject(
+        "rkd_loss",
+        (Rows(64, 64), Rows(128, 512), Rows(256, 512)),
+        Rows(5, 4),
+        backends=(),
+        draw=rows.draw_rows,
+        ideal=partial(rows.reads_twice, teacher_again=False),
+        released=released.rkd,
+        note="All triplets of the batch are what takes time: this floor of bytes says little.",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what the command line asks for."""
+    options = parser().parse_args(arguments)
+    return COMMAND.run(entries(options), options)
+
+
+def entries(options: argparse.Namespace) -> list[Entry]:
+    """Subject by subject, in order of size; with --seconds the middle sizes come first.
+
+    So that each subject has its compiled peer once before time runs out.
+    """
+    grid = []
+    for name in options.subjects:
+        subject = SUBJECTS[name]
+        shapes = {"all": subject.shapes, "middle": [subject.middle], "tiny": [subject.tiny]}
+        dtypes = options.dtypes or subject.dtypes
+        grid += [(name, shape, dtype) for shape in shapes[options.shapes] for dtype in dtypes]
+    if options.seconds is not None:
+        grid.sort(key=lambda chosen: chosen[1] is not SUBJECTS[chosen[0]].middle)
+    return [
+        entry(
+            f"{name}: {shape.name}, {SUBJECTS[name].layout}, {dtype}",
+            partial(SUBJECTS[name].case, name, shape, getattr(torch, dtype), options.device),
+            options.variants,
+        )
+        for name, shape, dtype in grid
+    ]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = COMMAND.parser()
+    made.add_argument(
+        "--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="default: all"
+    )
+    made.add_argument(
+        "--shapes",
+        choices=("all", "middle", "tiny"),
+        default="all",
+        help="of each subject; middle is one that stands for all, tiny is for the tests",
+    )
+    defaults = "; ".join(f"{name}: {' '.join(s.dtypes)}" for name, s in SUBJECTS.items())
+    made.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, help=f"of all subjects (default: {defaults})"
+    )
+    add_choices(made)
+    return made

@@ -1,0 +1,1 @@
+"""The harness, and what every result file needs: machine, checks, time limits, files."""

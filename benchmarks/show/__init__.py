@@ -1,0 +1,1 @@
+"""Reads result files: tables, report, pictures, comparison."""

@@ -11,7 +11,7 @@ SOURCES := setup.py pyproject.toml $(shell find csrc)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo paper-digits test test-all tritons compat sanitize lint bench docs gpu build clean FORCE
+.PHONY: help demo paper-digits paper-fashion test test-all tritons compat sanitize lint bench docs gpu build clean FORCE
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 19
@@ -23,6 +23,10 @@ demo: $(STAMPS)/distill ## distil a small network on handwritten digits, with an
 
 paper-digits: $(STAMPS)/distill ## all methods on handwritten digits, five seeds: table and report
 	$(BIN)/amd-fused sweep --recipe digits --output-dir runs/paper-digits $(ARGS)
+
+# Stopped at any time, it goes on when started again.
+paper-fashion: $(STAMPS)/distill ## all methods on Fashion-MNIST (dataset-fashion-mnist), five seeds: table and report
+	$(BIN)/amd-fused sweep --recipe fashion --output-dir runs/paper-fashion $(ARGS)
 
 test: $(STAMPS)/test-distill-vision ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \

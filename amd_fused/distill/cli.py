@@ -102,6 +102,12 @@ def _parser() -> Parser:
     )
     table.add_argument("--report", action="store_true", help="write one report.html of all too")
 
+    table.add_argument(
+        "--compare",
+        metavar="OPTION",
+        help="also what runs differ by that differ in this option, as backend or gamma",
+    )
+
     sweep = add("sweep", _sweep, "train teachers and students over methods, seeds and a grid")
     sweep.add_argument(
         "--methods",
@@ -115,6 +121,9 @@ def _parser() -> Parser:
     )
     sweep.add_argument("--teacher-epoch", type=int, metavar="N", help="as in distill")
     add_run_options(sweep, "sweep")
+
+    tune = add("tune", _tune, "choose each method's settings on held-out training images")
+    add_run_options(tune, "tune")
 
     backends = add("backends", _backends, "which kernels run here, and why others do not")
     backends.add_argument("--time", action="store_true", help="time the AMD loss with each of them")
@@ -212,6 +221,8 @@ def _table(given: argparse.Namespace) -> None:
     given.output_dir = given.output_dir or given.folders[0]
     out = folder(given)
     print(reports.write_table(given.folders, out))
+    if given.compare:
+        print(reports.write_comparison(given.folders, given.compare, out))
     if given.report:
         reports.write_report(given.folders, out / "report.html")
         print(f"Report: {out / 'report.html'}")
@@ -234,6 +245,16 @@ def _sweep(given: argparse.Namespace) -> None:
         teacher_epoch=given.teacher_epoch,
         show_progress=not given.quiet,
     )
+
+
+def _tune(given: argparse.Namespace) -> None:
+    from amd_fused.distill import summary, tune
+
+    out = folder(given, "tune")
+    chosen = tune.run(
+        recipes.get(given.recipe), overrides(given), out, show_progress=not given.quiet
+    )
+    summary.print_choices(out / f"{given.recipe}.json", chosen)
 
 
 def _backends(given: argparse.Namespace) -> None:

@@ -23,7 +23,10 @@ from amd_fused.distill.setting import (
     setting,
 )
 
-DATA = ("digits", "cifar10", "cifar100", "cinic10", "tiny-imagenet", "imagenet", "folder")
+DATA = (
+    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "cinic10", "tiny-imagenet"),
+    *("imagenet", "folder"),
+)
 AUGMENTATIONS = ("none", "crop-flip", "imagenet")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -60,6 +63,19 @@ class Settings(MethodSettings):
         "data",
         0,
         "train on this many images, as many of each class as can be; 0: all",
+        NOT_NEGATIVE,
+    )
+    validation_size: int = setting(
+        "data",
+        0,
+        "hold out this many training images and test on them instead of the test images, to choose "
+        "other options by; 0: none",
+        NOT_NEGATIVE,
+    )
+    test_size: int = setting(
+        "data",
+        0,
+        "test on this many images, as many of each class as can be; 0: all",
         NOT_NEGATIVE,
     )
     augment: str = setting(

@@ -73,6 +73,7 @@ def _belongs_elsewhere(name: str, command: str) -> bool:
         # The teacher's run says which network it is.
         "distill": name == "teacher",
         "sweep": name in ("method", "seed"),
+        "tune": name in ("method", "seed"),
     }[command]
 
 
@@ -107,7 +108,11 @@ def settings_of(given: argparse.Namespace, command: str) -> Settings:
     values: dict[str, Any] = dict(recipe.settings)
     if command == "train-teacher":
         values |= recipe.teacher_settings
-    values |= overrides(given)
+    given_values = overrides(given)
+    if command == "distill":
+        method = given_values.get("method", Settings(**values).method)
+        values |= recipe.method_settings.get(method.key, {})
+    values |= given_values
     return Settings(**values, recipe=recipe.name)
 
 

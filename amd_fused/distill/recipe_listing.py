@@ -40,6 +40,11 @@ def describe(name: str) -> str:
     if recipe.teacher_settings:
         lines += ["of the teacher:"]
         lines += [f"  {key}: {_shown(value)}" for key, value in recipe.teacher_settings.items()]
+    for method, values in recipe.method_settings.items():
+        lines += [f"of {method}: " + ", ".join(f"{k} {_shown(v)}" for k, v in values.items())]
+    if recipe.trials:
+        tried = len(recipe.trials[0].tried)
+        lines += ["", f"amd-fused tune --recipe {name}: {tried} trials for each method"]
     lines += ["", f"amd-fused sweep --recipe {name}: {recipe.seeds} seeds of"]
     lines += [f"  {', '.join(recipe.methods)}"]
     lines += [f"  {key}: {_shown(values)}" for key, values in recipe.grid.items()]

@@ -1,4 +1,5 @@
-"""Recipes: the paper's experiments with its numbers (section 5.1.2), and two on handwritten digits.
+"""Recipes: the paper's experiments with its numbers (section 5.1.2), and others on images that are
+at hand.
 
 A recipe names settings; the command line may change any of them. What the paper reports for a
 recipe stands beside it.
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from amd_fused.distill import paper
+from amd_fused.distill import fashion, paper
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import TERMS
 from amd_fused.distill.paper import Setup
+from amd_fused.distill.trials import Trials, tuned
 
 # Those without trained layers, in the order of the tables.
 _WITHOUT_LAYERS = tuple(term.key for term in TERMS if term.layered_loss is None)
@@ -37,6 +39,8 @@ class Recipe:
         settings: of teachers and students.
         teacher_settings: of teachers, over those.
         methods, seeds, grid: what `amd-fused sweep` runs.
+        method_settings: of students by a method, by its key, over those of all.
+        trials, validation_size: what `amd-fused tune` tries, and the training images it holds out.
         reported: what the paper reports of the networks and data, if they are the paper's.
         expected: what it reports of this recipe, in lines, of which the last says most.
     """
@@ -48,6 +52,9 @@ class Recipe:
     methods: tuple[str, ...] = TABLE_METHODS
     seeds: int = 5
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    trials: tuple[Trials, ...] = ()
+    validation_size: int = 0
     reported: Setup | None = None
     expected: tuple[str, ...] = ()
 
@@ -235,7 +242,52 @@ def _all() -> list[Recipe]:
         paper.IMAGENET,
     )
     made.append(replace(imagenet, seeds=1, teacher_settings={}))
-    return [*made, *_variants()]
+    return [*made, *_variants(), *_fashion()]
+
+
+def _fashion() -> list[Recipe]:
+    """Fashion-MNIST: the short form, its grids, and setups (a) to (d) as on CIFAR-10."""
+    short = Recipe(
+        "fashion",
+        "all methods on 2,000 images of Fashion-MNIST, five seeds",
+        fashion.SETTINGS,
+        fashion.TEACHER_SETTINGS,
+        (*ALL_METHODS, "amd-gl+sp"),
+        method_settings=tuned("fashion"),
+        trials=fashion.TRIALS,
+        validation_size=2000,
+    )
+    grids = [
+        replace(
+            short,
+            name=f"fashion-{name}",
+            title=f"accuracy by {name} on Fashion-MNIST, AMD (g)",
+            methods=("kd", "amd-g"),
+            grid={name: values},
+            trials=(),
+        )
+        for name, values in _GRIDS.items()
+    ]
+    whole = []
+    for key in "abcd":
+        setup = paper.CIFAR10[key]
+        whole.append(
+            replace(
+                short,
+                name=f"fashion-{key}",
+                title=f"Fashion-MNIST, all methods, networks and settings of {setup.source}",
+                settings={
+                    **_CIFAR10,
+                    "data": "fashion-mnist",
+                    "teacher": setup.teacher,
+                    "student": setup.student,
+                },
+                teacher_settings={},
+                method_settings=tuned(f"fashion-{key}"),
+                validation_size=5000,
+            )
+        )
+    return [short, *grids, *whole]
 
 
 RECIPES = {recipe.name: recipe for recipe in _all()}

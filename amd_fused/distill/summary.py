@@ -38,6 +38,15 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     print("Test: " + ", ".join(text.format(metrics[name]) for name, text in shown.items()))
 
 
+def print_choices(path: Path, tuning: Mapping[str, Any]) -> None:
+    """What `amd-fused tune` chose, and where all of it is written."""
+    if not is_main_process():
+        return
+    for method, settings in tuning["chosen"].items():
+        print(f"{method}: " + ", ".join(f"{name} {value:g}" for name, value in settings.items()))
+    print(f"Written: {path}")
+
+
 def print_backends(timed: bool) -> None:
     """A line a backend: whether it runs here or why not and, if asked, what the AMD loss costs."""
     states = amd_fused.backends()

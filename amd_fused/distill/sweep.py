@@ -49,12 +49,16 @@ def run(
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, got {seeds}")
     teachers = Settings(
-        **{**recipe.settings, **recipe.teacher_settings, **_for_teacher(recipe, overrides)},
+        **{**recipe.settings, **recipe.teacher_settings, **for_teacher(recipe, overrides)},
         recipe=recipe.name,
     )
     students = Settings(**{**recipe.settings, **overrides}, recipe=recipe.name)
+    own = {
+        method: {name: x for name, x in values.items() if name not in overrides}
+        for method, values in recipe.method_settings.items()
+    }
     # First what cannot work, not after hours of training.
-    chosen = points(students, methods, seeds, grid)
+    chosen = points(students, methods, seeds, grid, own)
     models.canonical(students.student)
     _check_epoch(teacher_epoch, teachers)
     for seed in range(seeds):
@@ -84,8 +88,13 @@ def points(
     methods: tuple[Method, ...],
     seeds: int,
     grid: Mapping[str, tuple[float, ...]],
+    of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[list[Point]]:
-    """The students of each seed: every method once, those with an AMD loss at every grid point."""
+    """The students of each seed: every method once, those with an AMD loss at every grid point.
+
+    Args:
+        of_methods: settings of a method's own, by its key, over `settings`.
+    """
     for method in methods:
         method.check(settings)
     if len(set(methods)) < len(methods):
@@ -99,7 +108,13 @@ def points(
                 Path("_".join([method.key, *(f"{k}-{v:g}" for k, v in at.items())]))
                 / f"seed-{seed}",
                 settings.changed(
-                    method=method, seed=seed, teacher_cache=_cache(settings, method, seed), **at
+                    **{
+                        **of_methods.get(method.key, {}),
+                        "method": method,
+                        "seed": seed,
+                        "teacher_cache": cache_of(settings, method, seed),
+                        **at,
+                    }
                 ),
             )
             for method in methods
@@ -123,7 +138,7 @@ def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
     print("\n".join(f"Written: {path}" for path in written))
 
 
-def _for_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def for_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What the user changed, of what a teacher has; sizes that the recipe sets apart stay apart."""
     apart = {"train_size", "epochs"} & set(recipe.teacher_settings)
     return {name: value for name, value in overrides.items() if name not in apart}
@@ -140,7 +155,8 @@ def _check_epoch(epoch: int | None, teachers: Settings) -> None:
     )
 
 
-def _cache(settings: Settings, method: Method, seed: int) -> str:
+def cache_of(settings: Settings, method: Method, seed: int) -> str:
+    """`--teacher-cache` of a student: in a folder, one a teacher and what a method takes of it."""
     folder = settings.teacher_cache_folder
     if folder is None:
         return settings.teacher_cache

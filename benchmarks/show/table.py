@@ -16,7 +16,8 @@ _LEGENDS = {
     "peak / gradient: memory allocated at the highest over the size of the gradients.",
     "host": "us: microseconds of the host, medians; the device is idle when a call begins. "
     "x eager: that time over the eager reference's.",
-    "training": "A step: teacher forward, student forward, Eq. 8 (or KD alone), backward, SGD. "
+    "training": "A step: teacher forward (or TeacherCache), student forward, Eq. 8 (or a part), "
+    "backward, SGD. "
     "peak: memory allocated at the highest above what is there between steps (networks, "
     "optimizer, images).",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import pickle
 import struct
@@ -169,4 +170,29 @@ def write_tiny_imagenet(base: Path, classes: Sequence[str], each: int = 2) -> Pa
     (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in reversed(classes)))
     words = [f"{wnid}\tword {n}, synonym {n}\n" for n, wnid in enumerate(classes)]
     (folder / "words.txt").write_text("".join([*words, "n99999999\tsomething else\n"]))
+    return folder
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An IDX file: type 8 (bytes), the number of dimensions, their sizes, the values."""
+    header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+    return header + values.astype(np.uint8).tobytes()
+
+
+def grey_pixels(count: int, seed: int) -> np.ndarray:
+    """Random images as MNIST stores them."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+
+
+def write_mnist(folder: Path, train: int = 20, test: int = 10, zipped: bool = True) -> Path:
+    """The four files of MNIST or Fashion-MNIST in `folder`; the classes take turns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (part, count) in enumerate((("train", train), ("t10k", test))):
+        for name, values in (
+            (f"{part}-images-idx3-ubyte", grey_pixels(count, seed)),
+            (f"{part}-labels-idx1-ubyte", np.arange(count) % 10),
+        ):
+            content = idx(values)
+            path = folder / (f"{name}.gz" if zipped else name)
+            path.write_bytes(gzip.compress(content) if zipped else content)
     return folder

@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["distill", "--recipe", "cifar10"], "got 'cifar10'; perhaps cifar10-"),
         (["train-teacher", "--batch-size", "0"], "--batch-size must be at least 2, got 0"),
         (["train-teacher", "--lr", "nan"], "--lr must be finite, got nan"),
-        (["train-teacher", "--data", "mnist"], "--data must be one of digits, cifar10"),
+        (["train-teacher", "--data", "svhn"], "--data must be one of digits, mnist, f"),
         (["train-teacher", "--teacher", "wrn17-1"], "wrn17-1"),
         (["distill"], "--teacher-run must be given for --method amd-gl; `amd-fused train-teacher`"),
         (["distill", "--teacher-run", "missing"], "--teacher-run must be the folder of a teacher"),

@@ -35,6 +35,13 @@ def image_folder(base: Path) -> None:
 
 # What writes the data, the recipe, networks, and how many classes and test images there are.
 DATA: dict[str, tuple[Callable[[Path], object], list[str], list[str], int, int]] = {
+    "mnist": (
+        lambda base: layouts.write_mnist(base / "MNIST" / "raw"),
+        ["--recipe=cifar10-a", "--data=mnist"],
+        SMALL,
+        10,
+        10,
+    ),
     "cifar10": (layouts.write_cifar10, ["--recipe=cifar10-a"], SMALL, 10, 4),
     "cifar10 archive": (cifar10_archive, ["--recipe=cifar10-a-mixup"], SMALL, 10, 4),
     "cifar100": (

@@ -83,7 +83,7 @@ def test_training_subsets_are_balanced_and_nested():
 
 def test_a_subset_takes_classes_in_turns():
     part = digits().train
-    chosen = part.subset(20)
+    chosen = digits(train_size=20).train
     firsts = [[n for n, y in enumerate(part.labels.tolist()) if y == k][:2] for k in range(10)]
     expected = sorted(first for first, _ in firsts) + sorted(second for _, second in firsts)
     assert torch.equal(everything(chosen), part.batch(expected, None))
@@ -99,3 +99,34 @@ def test_a_subset_larger_than_the_training_part_is_refused():
 def test_crops_of_224_pixels_are_refused():
     with pytest.raises(UsageError, match="--augment must be none or crop-flip for digits"):
         digits(augment="imagenet")
+
+
+def test_held_out_images_are_tested_on_and_change_no_training_subset():
+    whole, held = digits(), digits(validation_size=200)
+    assert (len(held.train), len(held.test)) == (698, 200)
+    # Of classes of 87 to 91 images, whose last turns not all have.
+    assert held.test.labels.bincount(minlength=10).min() >= 17
+    parts = [Counter(pixels(held, part)) for part in (held.train, held.test)]
+    assert parts[0] + parts[1] == Counter(pixels(whole, whole.train))
+    small, small_held = digits(train_size=300), digits(train_size=300, validation_size=200)
+    assert torch.equal(everything(small.train), everything(small_held.train))
+
+
+def test_a_test_subset_is_balanced_and_the_same_every_time():
+    small = digits(test_size=50)
+    assert small.test.labels.bincount(minlength=10).tolist() == [5] * 10
+    assert torch.equal(everything(small.test), everything(digits(test_size=50).test))
+    assert len(small.train) == 898
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation_size": 898}, "--validation-size must be at most the 897 training images but"),
+        ({"validation_size": 600, "train_size": 299}, "at most the 298 training images, got 299"),
+        ({"test_size": 900}, "--test-size must be at most the 899 test images, got 900"),
+    ],
+)
+def test_more_images_than_there_are_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        digits(**options)

@@ -28,7 +28,7 @@ def methods(*keys: str) -> tuple[Method, ...]:
 
 def test_every_method_once_and_amd_at_every_point_of_the_grid() -> None:
     grid = {"gamma": (10.0, 2.5), "margin": (1.35,)}
-    points = sweep.points(Settings(), methods("scratch", "amd-g", "amd-gl+sp"), 2, grid)
+    points = sweep.points(Settings(), methods("scratch", "amd-g", "amd-gl+sp"), 2, grid, {})
     assert [str(point.folder) for point in points[1]] == [
         "scratch/seed-1",
         "amd-g_gamma-10_margin-1.35/seed-1",
@@ -44,7 +44,7 @@ def test_every_method_once_and_amd_at_every_point_of_the_grid() -> None:
 
 def test_a_method_that_does_not_go_with_the_settings_is_refused_before_any_training() -> None:
     with pytest.raises(UsageError, match="--mixup must be 0 with nd"):
-        sweep.points(Settings(mixup=0.2), methods("kd", "nd"), 1, {})
+        sweep.points(Settings(mixup=0.2), methods("kd", "nd"), 1, {}, {})
 
 
 @pytest.fixture(scope="module")

@@ -229,6 +229,24 @@ def test_calibration_prints_a_dash_for_what_is_missing_and_the_lowest_bold(tmp_p
     assert found[3][2:] == ["AT", "**99.50 ± -**", "**1.500 ± -**", "**0.5000 ± -**"]
 
 
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ([{}, {}], "all test images"),
+        ([{"test_size": 5000}, {"test_size": 5000}], "5,000 of the test images"),
+        ([{"test_size": 5000}, {}], "test images"),
+        ([{"validation_size": 10}, {"validation_size": 10}], "held-out training images"),
+        ([{"validation_size": 10}, {}], "test or held-out training images"),
+    ],
+)
+def test_the_heading_says_which_images_accuracy_is_of(
+    tmp_path: Path, options: list[dict[str, int]], images: str
+) -> None:
+    for seed, sizes in enumerate(options):
+        teacher_run(tmp_path / f"{seed}", 99, seed=seed, **sizes)
+    assert write_table([tmp_path], tmp_path).startswith(f"Top-1 accuracy (%) of {images} after")
+
+
 def test_unfinished_runs_are_named(tmp_path: Path) -> None:
     teacher_run(tmp_path / "whole", 99)
     (teacher_run(tmp_path / "half", 98, seed=1) / "result.json").unlink()

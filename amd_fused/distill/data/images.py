@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from amd_fused.distill.data import augment
-from amd_fused.distill.errors import UsageError
 
 
 class Images(Protocol):
@@ -105,19 +104,14 @@ class Split:
         )
         return pixels.float().sub_(mean).div_(std)
 
-    def subset(self, size: int) -> Split:
-        """The first `size` images when classes take turns: balanced, and nested for growing sizes.
-
-        Raises:
-            UsageError: there are not so many.
-        """
-        if size > len(self):
-            raise UsageError(
-                f"--train-size must be at most the {len(self)} training images, got {size}"
-            )
+    def in_turns(self) -> Tensor:
+        """The images' indices when classes take turns: any first or last part is balanced."""
         turn = torch.zeros_like(self.labels)
         for label in self.labels.unique():
             members = self.labels == label
             turn[members] = torch.arange(int(members.sum()))
-        chosen = turn.argsort(stable=True)[:size]
-        return replace(self, pixels=self.pixels.take(chosen), labels=self.labels[chosen])
+        return turn.argsort(stable=True)
+
+    def take(self, indices: Tensor) -> Split:
+        """Those images alone, in that order."""
+        return replace(self, pixels=self.pixels.take(indices), labels=self.labels[indices])

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from amd_fused.distill.reports.differences import Comparison, Interval, comparisons
 from amd_fused.distill.reports.groups import Group, Setup, Statistic
 from amd_fused.distill.reports.runs import Run, finite
-from amd_fused.distill.reports.table import METRICS
+from amd_fused.distill.reports.table import COMPARED, METRICS
 from amd_fused.distill.reports.variants import variant_texts
 
 
@@ -49,6 +50,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """By metric, what a group's runs differ by from KD's of the same seeds and teachers."""
+
+    to: str
+    metrics: dict[str, Interval | None]
+
+
+@dataclass(frozen=True)
 class GroupNumbers:
     """What is drawn of one method with one choice of settings."""
 
@@ -59,6 +68,7 @@ class GroupNumbers:
     folders: list[str]
     seeds: list[int]
     metrics: dict[str, Statistic | None]
+    differences: list[Difference]
     top1: Curve
     loss: Curve
     parts: dict[str, Curve]
@@ -80,14 +90,15 @@ class SetupNumbers:
 
 def numbers(setup: Setup) -> SetupNumbers:
     """All that is drawn of a setup."""
-    groups = [_group(group, setup.teacher) for group in setup.groups]
+    compared = comparisons(setup)
+    groups = [_group(group, setup.teacher, compared) for group in setup.groups]
     points = [point for group in groups for point in group.distances]
     return SetupNumbers(
         setup.name, setup.data, setup.teacher, setup.student, groups, _correlation(points)
     )
 
 
-def _group(group: Group, teacher: str) -> GroupNumbers:
+def _group(group: Group, teacher: str, compared: Sequence[Comparison]) -> GroupNumbers:
     parts = dict.fromkeys(
         part for run in group.runs for line in run.epochs for part in line.get("parts") or {}
     )
@@ -99,6 +110,14 @@ def _group(group: Group, teacher: str) -> GroupNumbers:
         folders=[str(run.path) for run in group.runs],
         seeds=[run.settings.seed for run in group.runs],
         metrics={metric.key: group.statistic(metric.key) for metric in METRICS},
+        differences=[
+            Difference(
+                comparison.reference.name,
+                {metric.key: comparison.interval(metric.key) for metric in COMPARED},
+            )
+            for comparison in compared
+            if comparison.group is group
+        ],
         top1=_curve(group.runs, "test", "top1"),
         loss=_curve(group.runs, "loss"),
         parts={part: _curve(group.runs, "parts", part) for part in parts},

@@ -14,14 +14,16 @@ from torch import Tensor
 from amd_fused.distill.reports import pictures
 from amd_fused.distill.reports.cam_picture import cam_picture
 from amd_fused.distill.reports.configuration import describe, describe_settings, split
+from amd_fused.distill.reports.differences import comparisons
 from amd_fused.distill.reports.gradcam import GradCam, setup_grad_cams
 from amd_fused.distill.reports.groups import Setup, arrange, label
 from amd_fused.distill.reports.numbers import SetupNumbers, numbers
 from amd_fused.distill.reports.page import Page
-from amd_fused.distill.reports.runs import Run, gather
+from amd_fused.distill.reports.runs import Run, gather, tested_on
 from amd_fused.distill.reports.style import png
 from amd_fused.distill.reports.table import (
     BEST_EPOCH,
+    DIFFERENCES_TEXT,
     DISTANCE,
     ECE,
     NLL,
@@ -29,6 +31,8 @@ from amd_fused.distill.reports.table import (
     TOP1,
     TOP5,
     Metric,
+    difference_headings,
+    difference_rows,
 )
 from amd_fused.distill.run_dir import write_atomically, write_json
 
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from amd_fused.distill.data import DataSet
 
 # Raised when keys of report.json change.
-REPORT_SCHEMA = 1
+REPORT_SCHEMA = 2
 _COLUMNS = (TOP1, TOP5, NLL, ECE, BEST_EPOCH, DISTANCE, SPEED)
 _PICTURES: tuple[tuple[str, str, Callable[[SetupNumbers], Figure | None]], ...] = (
     (
@@ -135,7 +139,7 @@ def _results(page: Page, runs: Sequence[Run], setups: Sequence[Setup]) -> None:
     several = any(len(group.metrics) > 1 for setup in setups for group in setup.groups)
     over = "mean ± standard deviation (n - 1) over seeds" if several else "one seed each"
     page.text(
-        f"On all test images after the last epoch, {over}. AMD distance: the global AMD loss "
+        f"On {tested_on(runs)} after the last epoch, {over}. AMD distance: the global AMD loss "
         "between student and teacher on the test images. Student: trained from scratch."
     )
     for setup in setups:
@@ -150,6 +154,11 @@ def _results(page: Page, runs: Sequence[Run], setups: Sequence[Setup]) -> None:
             ]
             lines.append([group.name, str(len(group.metrics)), *cells])
         page.table(head, lines, texts=1)
+        differing, verdict = difference_rows(comparisons(setup))
+        if differing:
+            page.text(DIFFERENCES_TEXT)
+            page.table(["Method", "Seeds", *difference_headings()], differing, texts=1)
+            page.text(verdict)
     if several:
         page.open_details("Every run")
         page.table(

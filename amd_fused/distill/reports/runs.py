@@ -106,6 +106,18 @@ def gather(folders: Sequence[Path]) -> list[Run]:
     return list(found.values())
 
 
+def tested_on(runs: Sequence[Run]) -> str:
+    """Which images the runs' accuracies are of, as a heading says it."""
+    settings = [run.settings for run in runs]
+    if any(one.validation_size for one in settings):
+        held_out = all(one.validation_size for one in settings)
+        return "held-out training images" if held_out else "test or held-out training images"
+    sizes = {one.test_size for one in settings}
+    if sizes == {0} or not sizes:
+        return "all test images"
+    return f"{sizes.pop():,} of the test images" if len(sizes) == 1 else "test images"
+
+
 def unfinished(folders: Sequence[Path]) -> list[Path]:
     """Folders at or below `folders` that hold a run without a result."""
     found = {

@@ -6,9 +6,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from amd_fused.distill.errors import UsageError
+from amd_fused.distill.reports.differences import (
+    Comparison,
+    by_setting,
+    comparisons,
+    names,
+    verdict,
+)
 from amd_fused.distill.reports.groups import (
     TEACHER_KEY,
     Group,
@@ -17,7 +25,7 @@ from amd_fused.distill.reports.groups import (
     order,
     rows,
 )
-from amd_fused.distill.reports.runs import gather, unfinished
+from amd_fused.distill.reports.runs import gather, tested_on, unfinished
 from amd_fused.distill.reports.variants import variant_texts
 from amd_fused.distill.run_dir import write_atomically
 
@@ -39,6 +47,13 @@ NLL = Metric("nll", "NLL (nats)", ".4f", min)
 DISTANCE = Metric("amd_distance", "AMD distance", ".3g")
 BEST_EPOCH = Metric("best_epoch", "Best epoch", ".1f")
 SPEED = Metric("images_per_second", "Images/s", ".0f")
+# What is compared with KD's, seed by seed.
+COMPARED = (TOP1, ECE, NLL)
+_PAIRED = "{}, seed by seed and under the same teacher: mean and 95 % interval by a paired t-test."
+DIFFERENCES_TEXT = (
+    f"{_PAIRED.format('Differences to KD')} Where the interval holds 0, these seeds do not tell "
+    "the method from KD."
+)
 _REPEATED = " A method that a setting does not concern stands in every row of its setup."
 METRICS = (
     *(TOP1, TOP5, ECE, NLL, DISTANCE, BEST_EPOCH),
@@ -64,6 +79,32 @@ def write_table(folders: Sequence[Path], out: Path) -> str:
     return text
 
 
+def write_comparison(folders: Sequence[Path], setting: str, out: Path) -> str:
+    """What a setting's values differ by, method by method, as compared-<setting>.md in `out`.
+
+    Returns the Markdown.
+
+    Raises:
+        UsageError: no two finished runs of a method differ in it.
+    """
+    name = setting.removeprefix("--").replace("-", "_")
+    table = []
+    for setup in arrange(gather(folders)):
+        for one in by_setting(setup, name):
+            cells = _interval_cells(one)
+            named = f"{one.group.name} minus {one.reference.name}"
+            table.append([setup.data, setup.networks, named, *(cells or ["1", "-", "-", "-"])])
+    if not table:
+        raise UsageError(
+            f"--compare must be an option in which runs of one method differ, got {setting!r}"
+        )
+    head = ["Data", "Teacher → student", "Difference", "Seeds", *(m.heading for m in COMPARED)]
+    lines = [_PAIRED.format("Differences"), "", *_lines(head, table, numbers=len(COMPARED) + 1)]
+    text = "\n".join(lines) + "\n"
+    _write(out / f"compared-{name}.md", text)
+    return text
+
+
 def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
     """Accuracy by setup and method, then the other metrics by method."""
     groups = [group for setup in setups for group in setup.groups]
@@ -72,13 +113,15 @@ def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     over = f"mean ± standard deviation (n - 1) over {seeds} seeds"
     over = "one seed each" if counts[-1] == 1 else over
+    images = tested_on([run for group in groups for run in group.runs])
     lines = [
-        f"Top-1 accuracy (%) of all test images after the last epoch, {over}. Student: trained "
+        f"Top-1 accuracy (%) of {images} after the last epoch, {over}. Student: trained "
         "from scratch. Bold: the best distilled student of a row."
         f"{_REPEATED if any(len(rows(setup)) > 1 for setup in setups) else ''}",
         "",
         *_accuracy(setups),
         "",
+        *_differences(setups),
         "The same runs: top-5 accuracy, expected calibration error in 15 bins and negative log "
         "likelihood (the paper prints 100 times it). Bold: the best distilled student of a setup.",
         "",
@@ -90,12 +133,18 @@ def markdown(setups: Sequence[Setup], left_out: Sequence[Path] = ()) -> str:
 
 
 def table_csv(setups: Sequence[Setup]) -> str:
-    """A line a group: n, then number, mean and standard deviation of each metric, unrounded."""
+    """A line a group: n, then number, mean and standard deviation of each metric, unrounded; then
+    number, mean and 95 % interval of the paired differences to KD, where one KD stands beside it.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [f"{metric.key}_{part}" for metric in METRICS for part in ("n", "mean", "std")]
-    writer.writerow(["data", "teacher", "student", "method", "label", "settings", "n", *names])
+    columns = [f"{metric.key}_{part}" for metric in METRICS for part in ("n", "mean", "std")]
+    columns += [
+        f"{metric.key}_to_kd_{part}" for metric in COMPARED for part in ("n", "mean", "low", "high")
+    ]
+    writer.writerow(["data", "teacher", "student", "method", "label", "settings", "n", *columns])
     for setup in setups:
+        beside = comparisons(setup)
         for group in setup.groups:
             settings = "; ".join(f"{name}={value}" for name, value in group.variant)
             row: list[object] = [setup.data, setup.teacher, setup.student, group.key]
@@ -106,6 +155,10 @@ def table_csv(setups: Sequence[Setup]) -> str:
                     row += [0, "", ""]
                 else:
                     row += [found.n, found.mean, "" if found.std is None else found.std]
+            mine = [comparison for comparison in beside if comparison.group is group]
+            for metric in COMPARED:
+                interval = mine[0].interval(metric.key) if len(mine) == 1 else None
+                row += ["0", "", "", ""] if interval is None else list(astuple(interval))
             writer.writerow(row)
     return text.getvalue()
 
@@ -124,6 +177,51 @@ def _accuracy(setups: Sequence[Setup]) -> list[str]:
         named = [setup.data, setup.networks, *settings]
         table.append([*named, *(cells.get(key, "-") for key in keys)])
     return _lines([*head, *(columns[key] for key in keys)], table, numbers=len(keys))
+
+
+def _differences(setups: Sequence[Setup]) -> list[str]:
+    """Nothing where no method has two seeds in common with KD."""
+    table, verdicts = [], []
+    for setup in setups:
+        lines, text = difference_rows(comparisons(setup))
+        table += [[setup.data, setup.networks, *line] for line in lines]
+        if text:
+            verdicts.append(f"{setup.name}: {text}" if len(setups) > 1 else text)
+    if not table:
+        return []
+    head = ["Data", "Teacher → student", "Method", "Seeds", *difference_headings()]
+    return [
+        DIFFERENCES_TEXT,
+        "",
+        *_lines(head, table, numbers=len(COMPARED) + 1),
+        "",
+        *(line for text in verdicts for line in (text, "")),
+    ]
+
+
+def difference_headings() -> list[str]:
+    return [f"{metric.heading} minus KD's" for metric in COMPARED]
+
+
+def difference_rows(compared: Sequence[Comparison]) -> tuple[list[list[str]], str]:
+    """Name, number of pairs and an interval a metric of each comparison; and what top-1's say.
+
+    Comparisons with fewer than two pairs are left out.
+    """
+    rows, verdicts = [], []
+    for name, one in zip(names(compared), compared, strict=True):
+        verdicts.append((name, one.interval(TOP1.key)))
+        if cells := _interval_cells(one):
+            rows.append([name, *cells])
+    return rows, verdict(verdicts)
+
+
+def _interval_cells(one: Comparison) -> list[str]:
+    """Number of pairs and an interval a metric; nothing for fewer than two pairs."""
+    found = [(one.interval(metric.key), metric) for metric in COMPARED]
+    count = max((interval.n for interval, _ in found if interval is not None), default=0)
+    cells = ["-" if x is None else x.text(metric.form) for x, metric in found]
+    return [str(count), *cells] if count else []
 
 
 def _calibration(setups: Sequence[Setup]) -> list[str]:

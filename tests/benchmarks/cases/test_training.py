@@ -32,18 +32,19 @@ def test_training_step_is_timed_with_each_objective():
     record = training.measure(TINY, Bench(CPU, QUICK, Budget(0.0, 1).refusal))
     assert record["status"] == "ok"
     variants = {v["key"]: v for v in record["variants"]}
-    assert list(variants) == ["amd_fused", "eager", "compile", "released", "attention", "at", "kd"]
+    losses = ["amd_fused", "eager", "compile", "released", "attention", "at"]
+    assert list(variants) == [*losses, "amd_fused_cached", "kd", "scratch"]
     assert variants["compile"]["status"] == "left out"
     assert variants["compile"]["step_ms"] is None
-    for key in ("amd_fused", "eager", "at", "kd"):
+    for key in ("amd_fused", "eager", "at", "amd_fused_cached", "kd", "scratch"):
         median = variants[key]["step_ms"]["median"]
         assert variants[key]["images_per_second"] == pytest.approx(1e3 * 2 / median)
         assert variants[key]["peak_extra_bytes"] > 0
         assert len(variants[key]["rounds_ms"]["total"]) == 2
     rows = table.render_case(record).splitlines()
     assert rows[0] == "### tiny-amp: 2 images of 3 x 8 x 8, mixed precision, channels_last"
-    assert rows[10].startswith("| KD alone ")
-    assert rows[12].startswith("KD + torch.compile reference: left out, about ")
+    assert rows[11].startswith("| KD alone ")
+    assert rows[14].startswith("KD + torch.compile reference: left out, about ")
 
 
 def test_training_changes_the_student_and_not_the_teacher():
@@ -55,6 +56,19 @@ def test_training_changes_the_student_and_not_the_teacher():
     assert not all(map(torch.equal, student, run.student.parameters()))
     assert all(map(torch.equal, teacher, run.teacher.parameters()))
     assert run.verdict(amd_fused.reference.amd_loss).status == "ok"
+
+
+def test_a_cached_teacher_does_not_run_and_teaches_the_same():
+    live, cached = (
+        training.Training(TINY, amd_fused.amd_loss, CPU, teacher) for teacher in ("live", "cached")
+    )
+    for run in (live, cached):
+        run.step()
+    cached.teacher.register_forward_pre_hook(lambda *_: pytest.fail("the teacher ran"))
+    for run in (live, cached):
+        run.step()
+    torch.testing.assert_close(live.objective.parts, cached.objective.parts, rtol=1e-2, atol=0)
+    assert cached.verdict(amd_fused.reference.amd_loss).status == "ok"
 
 
 def run_tiny(monkeypatch, tmp_path, setting):
@@ -71,7 +85,8 @@ def test_training_with_a_wrong_loss_is_refused_and_fails_the_run(monkeypatch, tm
     status, output = run_tiny(monkeypatch, tmp_path, TINY)
     assert status == 1
     (case,) = results.read(output)["cases"]
-    refused, alone = case["variants"]
+    refused, cached, alone, _ = case["variants"]
+    assert cached["status"] == "refused"
     assert (refused["status"], refused["reason"]) == ("refused", "loss off by 1, tolerance 0.005")
     assert refused["step_ms"] is None
     assert alone["status"] == "ok"

@@ -252,7 +252,7 @@ def _fashion() -> list[Recipe]:
         "all methods on 2,000 images of Fashion-MNIST, five seeds",
         fashion.SETTINGS,
         fashion.TEACHER_SETTINGS,
-        (*ALL_METHODS, "amd-gl+sp"),
+        (*(term.key for term in TERMS), "amd-gl+sp"),
         method_settings=tuned("fashion"),
         trials=fashion.TRIALS,
         validation_size=2000,

@@ -32,8 +32,9 @@ test: $(STAMPS)/test-distill-vision ## run the tests
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 		--durations 10 $(ARGS)
 
-test-all: ## run the tests, the exhaustive ones with them
+test-all: ## run the tests, the exhaustive ones with them, and the losses' with sanitizers
 	$(MAKE) test ARGS='-m "" $(ARGS)'
+	$(BIN)/python tests/support/sanitize.py --optional
 
 # Into folders of their own, beside the Triton of constraints.txt.
 tritons: $(STAMPS)/test-distill-vision ## compile the kernels for sm_90 with Triton 3.4, 3.6 and the newest

@@ -20,7 +20,7 @@ SETTINGS = {
     "milestones": (),
     "mixed_precision": "bf16",
     "channels_last": True,
-    # Of 2,000 images 1,800 are of other classes.
-    "crd_negatives": 1024,
 }
 TEACHER_SETTINGS = {"train_size": 8000, "epochs": 3}
+# Of 2,000 images 1,800 are of other classes.
+OF_TRIALS = {"crd": {"crd_negatives": 1024}}

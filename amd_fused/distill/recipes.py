@@ -206,7 +206,7 @@ def _fashion() -> list[Recipe]:
         methods,
         left_out=left_out,
         method_settings=tuned("fashion"),
-        trials=usual(methods, fashion.SETTINGS),
+        trials=usual(methods, fashion.SETTINGS, fashion.OF_TRIALS),
         validation_size=2000,
     )
     grids = [

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from amd_fused.distill.methods import MethodSettings, parse
@@ -59,7 +60,11 @@ def best(outcomes: Sequence[Mapping[str, Any]]) -> int:
     return min(range(len(outcomes)), key=lambda k: (-outcomes[k]["top1"], outcomes[k]["nll"], k))
 
 
-def usual(methods: Sequence[str], carried: Mapping[str, Any]) -> tuple[Trials, ...]:
+def usual(
+    methods: Sequence[str],
+    carried: Mapping[str, Any],
+    besides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> tuple[Trials, ...]:
     """Three trials for each method.
 
     Students' learning rate first, on students from scratch, for all; then KD's weights and
@@ -70,6 +75,7 @@ def usual(methods: Sequence[str], carried: Mapping[str, Any]) -> tuple[Trials, .
         methods: their keys; scratch, kd and the first loss of a sum come before what needs them.
         carried: settings with the weights that are known from other data; what is not among them
             has its default.
+        besides: settings that all trials of a method's weight have, by its key.
     """
     made = []
     for key in methods:
@@ -81,6 +87,8 @@ def usual(methods: Sequence[str], carried: Mapping[str, Any]) -> tuple[Trials, .
         else:
             weight = terms[-1].weight
             value = carried.get(weight, getattr(MethodSettings(), weight))
-            tried = tuple({weight: x} for x in (value / 5, value, value * 5))
+            tried = tuple(
+                {**besides.get(key, {}), weight: x} for x in (value / 5, value, value * 5)
+            )
             made.append(Trials(key, tried, terms[0].key if len(terms) > 1 else "kd"))
     return tuple(made)

@@ -14,9 +14,10 @@ In a YAML file of torchdistill::
               criterion: {key: 'amd_fused.AMDLoss', kwargs: {student: [layer1, layer2, layer3]}}
               weight: 5000.0
 
-Each module of :mod:`amd_fused` is registered under its name with ``amd_fused.`` before it, since
-torchdistill has a KDLoss, an ATLoss and an RKDLoss of its own. As a mid-level loss it is called
-with ``(student_io_dict, teacher_io_dict, targets)``.
+Each loss is registered under its name with ``amd_fused.`` before it, since torchdistill has a
+KDLoss, an ATLoss and an RKDLoss of its own. As a mid-level loss it is called with
+``(student_io_dict, teacher_io_dict, targets)``. Losses with layers that are trained (AFD, AFDS, CC,
+CRD, VID) are not: torchdistill's optimizer takes the parameters of the models alone.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class MidLevelLoss(nn.Module):
         options: those of the loss, as :class:`amd_fused.AMDLoss` and the others take them.
 
     Raises:
-        TypeError, ValueError: an option breaks its rule (at construction), a path was not
-            collected, or the features break a rule (when called).
+        TypeError, ValueError: an option breaks its rule or makes a layer that would have to be
+            trained (at construction); a path was not collected, or the features break a rule (when
+            called).
     """
 
     loss_class: ClassVar[type[nn.Module]]
@@ -61,6 +63,12 @@ class MidLevelLoss(nn.Module):
         self.student = _locations("student", student)
         self.teacher = self.student if teacher is None else _locations("teacher", teacher)
         self.loss = self.loss_class(**options)
+        trained = [name for name, _ in self.loss.named_parameters()]
+        if trained:
+            raise ValueError(
+                f"amd_fused.{type(self).__name__}: it must have no layers that are trained, which "
+                f"torchdistill's optimizer would leave out, got {', '.join(trained)}"
+            )
 
     def forward(
         self,

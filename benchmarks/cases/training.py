@@ -1,4 +1,4 @@
-"""Time a whole distillation step: the fused loss, its peers, a cached teacher, KD alone, no teacher."""
+"""Time a distillation step: the fused loss, its peers, a cached teacher, KD alone, no teacher."""
 
 from __future__ import annotations
 

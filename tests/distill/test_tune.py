@@ -14,7 +14,7 @@ from amd_fused.distill import engine, recipes, sweep, trials
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import TrainingError
-from amd_fused.distill.methods import parse
+from amd_fused.distill.methods import TERMS, parse
 from amd_fused.distill.run_dir import RunDir, find_runs
 from amd_fused.distill.trials import Trials, best, tuned
 from amd_fused.distill.tune import SEED
@@ -180,6 +180,9 @@ def test_all_methods_have_as_many_trials_each_after_what_it_starts_from() -> Non
             for tried in one.tried:
                 Settings(**{**recipe.settings, **tried})
         assert seen[1:] == list(recipe.methods)
+        # AFDS needs networks of equal widths.
+        known = {term.key for term in TERMS} - {"afds"}
+        assert set(recipe.methods) == known | {"amd-gl+sp"}
 
 
 def test_what_is_committed_is_what_its_trials_say() -> None:

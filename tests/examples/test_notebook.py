@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -36,3 +37,12 @@ def test_every_cell_runs_and_says_and_draws_what_is_stored() -> None:
             drawn += len(pictures)
             plt.close("all")
     assert drawn == 4
+
+
+def test_the_pictures_of_the_docs_are_the_notebook_s() -> None:
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    stored = [o.get("data", {}) for c in cells for o in c.get("outputs", [])]
+    drawn = [base64.b64decode(data["image/png"]) for data in stored if "image/png" in data]
+    shown = list((NOTEBOOK.parents[1] / "docs" / "images").glob("*.png"))
+    assert {path.stem for path in shown} == {"margin", "attention-maps"}
+    assert all(path.read_bytes() in drawn for path in shown)

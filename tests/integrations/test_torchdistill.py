@@ -86,8 +86,17 @@ def test_every_loss_is_called_on_what_the_hooks_collected(registry, key, kwargs,
 
 
 def test_all_modules_of_the_package_are_registered_and_torchdistill_s_own_names_left(registry):
-    modules = {name for name in amd_fused.__all__ if name.endswith("Loss")} - {"DistillationLoss"}
+    modules = {name for name in amd_fused.__all__ if name.endswith("Loss")}
+    trained = {"AFDLoss", "AFDSLoss", "CCLoss", "CRDLoss", "VIDLoss"}
+    modules -= {"DistillationLoss", *trained}
     assert set(registry.losses) == {f"amd_fused.{name}" for name in modules}
+
+
+def test_layers_that_nobody_would_train_are_refused(registry):
+    kwargs = {"student": EMBEDDING, "in_features": 3, "num_hashes": 16, "student_features": 2}
+    config = {"key": "amd_fused.LSHLoss", "kwargs": kwargs}
+    with pytest.raises(ValueError, match=r"LSHLoss: it must have no layers .* got adapter\.weight"):
+        registry.get_mid_level_loss(config)
 
 
 def test_lsh_is_a_module_with_its_own_hashes(registry):

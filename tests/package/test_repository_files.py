@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import amd_fused
+from amd_fused.distill.config import DATA
 
 ROOT = Path(__file__).parents[2]
 MARKDOWN = sorted(
@@ -47,6 +48,11 @@ def test_every_page_is_in_the_site_s_menu() -> None:
     pages = {str(path) for path in MARKDOWN}
     menu = (ROOT / "mkdocs.yml").read_text()
     assert set(re.findall(r": ([\w/-]+\.md)$", menu, re.MULTILINE)) == pages
+
+
+def test_every_data_set_of_the_trainer_is_described() -> None:
+    table = (ROOT / "docs" / "data-sets.md").read_text()
+    assert re.findall(r"^\| `(\w[\w-]*)` \|", table, re.MULTILINE) == list(DATA)
 
 
 def test_pre_commit_uses_the_versions_of_the_constraints() -> None:

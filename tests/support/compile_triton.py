@@ -244,7 +244,7 @@ def attention_map_cases() -> Described:
         ((2, 512, 8, 8), torch.float32, False),
         ((2, 512, 8, 8), torch.float64, True),
         ((2, 512, 7, 7), torch.bfloat16, False),
-        ((1, 1, 1, 1), torch.float32, False),
+        ((1, 1, 1, 1), torch.float32, True),
     ):
         for layout, memory_format in LAYOUTS.items():
             collected: list[Launch] = []

@@ -29,11 +29,14 @@ PLANTED_TESTS = ["tests/losses/kd/test_kd_parity.py", "-k", "cpp and layout", "-
 
 
 def main() -> int:
+    """With --optional, as in make test-all, a compiler without sanitizers is no failure."""
+    optional = "--optional" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--optional"]
     compiler = os.environ.get("CXX") or "c++"
     libraries = [library(compiler, name) for name in ("libasan.so", "libstdc++.so")]
     if None in libraries:
         print(f"sanitize: {compiler} has no AddressSanitizer; install it, or name another in CXX")
-        return 1
+        return 0 if optional else 1
     copy_sources()
     path, right, wrong = PLANT
     source = (COPY / path).read_text()
@@ -45,7 +48,7 @@ def main() -> int:
     print("sanitize: the planted fault was", "found" if found else "NOT found", flush=True)
     (COPY / path).write_text(source)
     build()
-    clean = run([*TESTS, "-k", "cpp or cuda", "-n", "2", *sys.argv[1:]], libraries)
+    clean = run([*TESTS, "-k", "cpp or cuda", "-n", "2", *arguments], libraries)
     return 0 if found and clean.returncode == 0 else 1
 
 

@@ -180,8 +180,7 @@ def test_all_methods_have_as_many_trials_each_after_what_it_starts_from() -> Non
             for tried in one.tried:
                 Settings(**{**recipe.settings, **tried})
         assert seen[1:] == list(recipe.methods)
-        # AFDS needs networks of equal widths.
-        known = {term.key for term in TERMS} - {"afds"}
+        known = {term.key for term in TERMS} - recipe.left_out.keys()
         assert set(recipe.methods) == known | {"amd-gl+sp"}
 
 
@@ -197,3 +196,26 @@ def test_what_is_committed_is_what_its_trials_say() -> None:
             top = max(tried["trials"], key=lambda one: (one["top1"], -one["nll"]))
             chosen[tried["method"]] = {**chosen.get(tried["after"], {}), **top["settings"]}
         assert chosen == found["chosen"]
+
+
+def test_weights_on_digits_are_tried_around_what_is_carried_over() -> None:
+    """A 16th of the paper's for means over positions, of which maps of 8x8 images have a 16th."""
+    tried = {one.method: one for one in recipes.get("digits").trials}
+    expected = {
+        "at": {"at_weight": 1000 / 16},
+        "afd": {"afd_weight": 200 / 16},
+        "amd-masked-gl": {"gamma": 5000 / 16},
+        "vid": {"vid_weight": 1.0},
+        "crd": {"crd_weight": 0.8},
+        "cc": {"cc_weight": 0.02},
+    }
+    for method, weights in expected.items():
+        low, middle, high = tried[method].tried
+        assert middle == weights
+        assert low == {name: value / 5 for name, value in weights.items()}
+        assert high == {name: value * 5 for name, value in weights.items()}
+        assert tried[method].after == "kd"
+    assert [one["sp_weight"] for one in tried["amd-gl+sp"].tried] == [600, 3000, 15000]
+    assert tried["amd-gl+sp"].after == "amd-gl"
+    fashion = {one.method: one for one in recipes.get("fashion").trials}
+    assert fashion["crd"].tried[1] == {"crd_negatives": 1024, "crd_weight": 0.8}

@@ -195,7 +195,9 @@ CRITERIA: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     "afds": (
         lambda: amd_fused.AFDSLoss((C, 6, 4), "se", eps=1e-5),
-        {"feature_shapes": ((C, 6, 4),), "predictor": "se", "eps": 1e-5},
+        {
+            "feature_shapes": ((C, 6, 4),), "predictor": "se", "eps": 1e-5, "backend": "auto",
+        },
     ),
 }  # fmt: skip
 every_criterion = pytest.mark.parametrize("name", CRITERIA)

@@ -69,11 +69,10 @@ def afds_fwd_kernel(
         t = tl.load(at_t, mask=mask, other=0.0).to(dtype)
         first += s * s
         second += t * t
-    eps = eps_high.to(dtype) + eps_low.to(dtype)
     norm_s = _norm(tl.sum(first, 1))
     norm_t = _norm(tl.sum(second, 1))
-    inverse_s = _over(1.0, norm_s, eps)
-    inverse_t = _over(1.0, norm_t, eps)
+    inverse_s = _over(1.0, norm_s, eps_high, eps_low)
+    inverse_t = _over(1.0, norm_t, eps_high, eps_low)
     first = tl.zeros([BLOCK_C, BLOCK_N], dtype)
     second = tl.zeros([BLOCK_C, BLOCK_N], dtype)
     for begin in range(0, positions, BLOCK_N):
@@ -91,9 +90,9 @@ def afds_fwd_kernel(
     tl.store(distance + at, squares / positions, mask=valid)
     tl.store(numbers + at * 4, inverse_s, mask=valid)
     tl.store(numbers + at * 4 + 1, inverse_t, mask=valid)
-    tl.store(numbers + at * 4 + 2, _over(own, norm_s, 0.0), mask=valid)
+    tl.store(numbers + at * 4 + 2, _over(own, norm_s, 0.0, 0.0), mask=valid)
     # derived: (y - x).y = |x - y|^2 - (x - y).x.
-    tl.store(numbers + at * 4 + 3, _over(squares - own, norm_t, 0.0), mask=valid)
+    tl.store(numbers + at * 4 + 3, _over(squares - own, norm_t, 0.0, 0.0), mask=valid)
 
 
 @triton.jit
@@ -113,10 +112,10 @@ def _norm(square):
 
 
 @triton.jit
-def _over(x, norm, eps):
+def _over(x, norm, eps_high, eps_low):
     """x / (norm + eps); 0 for a norm of 0: a channel of zeros has no direction."""
     zero = norm == 0
-    return tl.where(zero, 0.0, x / tl.where(zero, 1.0, norm + eps))
+    return tl.where(zero, 0.0, x / tl.where(zero, 1.0, norm + eps_high + eps_low))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What is right for AFDS: the formula of trained_oracle.py, and gradients written out in float64."""
+"""What is right for AFDS: the formula of trained_oracle.py, and its gradients written out."""
 
 from __future__ import annotations
 

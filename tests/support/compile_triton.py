@@ -283,8 +283,8 @@ def afds_cases() -> Described:
             yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
 
 
-# Losses on rows and channels and the attention map, by the stem of their files: the launches to compile, each
-# list with what names it.
+# Losses on rows and channels and the attention map, by the stem of their files: the launches to
+# compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
     "nd": nd_cases,

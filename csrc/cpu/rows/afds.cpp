@@ -1,8 +1,8 @@
 // Operators of the AFDS loss: channels of samples shared out among the threads.
 //
 // A channel is gone through twice, for its norms and for the distance of what they make of it. The
-// second time it lies in a cache: where positions follow each other in memory a channel is taken at a
-// time, where channels do (channels_last) a block of them.
+// second time it lies in a cache: where positions follow each other in memory a channel is taken at
+// a time, where channels do (channels_last) a block of them.
 
 #include <cmath>
 #include <limits>
@@ -16,12 +16,12 @@ namespace {
 
 // Pixels that one kernel call sees: their sums in T stay short.
 constexpr int64_t kGroup = 32;
-// Channels of a block: whole cache lines, and few enough for all positions of both sides to stay in
-// a cache of the second level.
+// Channels of a block: whole cache lines. Forward, few enough for all positions of both sides to
+// stay in a cache of the second level.
 constexpr int64_t kLeastChannels = 16, kMostChannels = 128;
-constexpr int64_t kBlockElements = 1 << 16;
+constexpr int64_t kBlockElements = 1 << 18;
 
-int64_t channels_of_a_block(int64_t positions) {
+int64_t cached_channels(int64_t positions) {
   const int64_t fitting = kBlockElements / positions / kLeastChannels * kLeastChannels;
   return std::min(kMostChannels, std::max(kLeastChannels, fitting));
 }
@@ -78,8 +78,8 @@ struct Forward {
     for (int64_t begin = 0; begin < count; begin += kTile) {
       const int64_t length = std::min(kTile, count - begin);
       if (count > kTile) read(begin, length);
-      const AfdsSums found = kernel.distances(tile[0], tile[1], length, row[index].inverse_s,
-                                              row[index].inverse_t);
+      const AfdsSums found =
+          kernel.distances(tile[0], tile[1], length, row[index].inverse_s, row[index].inverse_t);
       sums.first += found.first;
       sums.second += found.second;
     }
@@ -113,10 +113,10 @@ void over_pixels(const MapRows& s, const MapRows& t, int64_t b, int64_t first, i
     AfdsPixels<T> pixels{};
     pixels.positions = std::min(kGroup, s.x.positions() - begin);
     pixels.channels = channels;
-    pixels.s = read_pixels<T>(s, b, first, channels, begin, pixels.positions, buffer[0],
-                              &pixels.stride_s);
-    pixels.t = read_pixels<T>(t, b, first, channels, begin, pixels.positions, buffer[1],
-                              &pixels.stride_t);
+    pixels.s =
+        read_pixels<T>(s, b, first, channels, begin, pixels.positions, buffer[0], &pixels.stride_s);
+    pixels.t =
+        read_pixels<T>(t, b, first, channels, begin, pixels.positions, buffer[1], &pixels.stride_t);
     f(pixels, begin);
   }
 }
@@ -140,10 +140,9 @@ void Forward<T>::pixels(int64_t b, int64_t first, int64_t channels) const {
            {double(sums[2][c]), double(sums[3][c])});
 }
 
-// Runs f(sample, first channel, channels) over the blocks of channels of all samples.
+// Runs f(sample, first channel, channels) over the blocks of `width` channels of all samples.
 template <typename F>
-void over_blocks(const Features& x, int64_t batch, const F& f) {
-  const int64_t width = channels_of_a_block(x.positions());
+void over_blocks(const Features& x, int64_t batch, int64_t width, const F& f) {
   const int64_t blocks = (x.channels + width - 1) / width;
   const int64_t least = std::max<int64_t>(1, kUnitElements / (width * x.positions()));
   torch::stable::parallel_for(0, batch * blocks, least, [&](int64_t begin, int64_t end) {
@@ -172,9 +171,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
                         static_cast<T*>(distance.data_ptr()),
                         static_cast<AfdsRow<T>*>(numbers.data_ptr())};
   if (pass.s.x.layout == kPixels && pass.t.x.layout == kPixels)
-    over_blocks(pass.s.x, batch, [&](int64_t b, int64_t first, int64_t count) {
-      pass.pixels(b, first, count);
-    });
+    over_blocks(pass.s.x, batch, cached_channels(pass.positions()),
+                [&](int64_t b, int64_t first, int64_t count) { pass.pixels(b, first, count); });
   else
     over_channels(pass.s.x, batch, [&](int64_t index) { pass.channel(index); });
   return {distance, numbers};
@@ -251,8 +249,8 @@ struct Backward {
         if (to[side] == buffer[side])
           for (int64_t i = 0; i < tile.positions; ++i)
             row_kernels<T>().narrow[out[side].map->x.storage](
-                buffer[side] + i * kMostChannels, channels,
-                out[side].map->at(b, first, begin + i), 1, false);
+                buffer[side] + i * kMostChannels, channels, out[side].map->at(b, first, begin + i),
+                1, false);
     });
   }
 };
@@ -263,9 +261,8 @@ void backward(const Backward<T>& pass, int64_t batch) {
   bool all = by_pixels(pass.s) && by_pixels(pass.t);
   for (const Output<T>& out : pass.out) all = all && (!out.map || by_pixels(*out.map));
   if (all)
-    over_blocks(pass.s.x, batch, [&](int64_t b, int64_t first, int64_t count) {
-      pass.pixels(b, first, count);
-    });
+    over_blocks(pass.s.x, batch, kMostChannels,
+                [&](int64_t b, int64_t first, int64_t count) { pass.pixels(b, first, count); });
   else
     over_channels(pass.s.x, batch, [&](int64_t index) { pass.channel(index); });
 }
@@ -278,9 +275,8 @@ std::tuple<Tensor, Tensor> afds_fwd(Tensor student, Tensor teacher, double eps) 
 
 std::vector<Tensor> afds_bwd(Tensor grad_distance, Tensor student, Tensor teacher, Tensor numbers,
                              std::vector<bool> needs_grad) {
-  STD_TORCH_CHECK(
-      numbers.is_contiguous() && numbers.scalar_type() == grad_distance.scalar_type(),
-      "afds_bwd: numbers must be contiguous and of the dtype of grad_distance");
+  STD_TORCH_CHECK(numbers.is_contiguous() && numbers.scalar_type() == grad_distance.scalar_type(),
+                  "afds_bwd: numbers must be contiguous and of the dtype of grad_distance");
   std::vector<Tensor> result;
   auto output = [&](auto zero, const Tensor& a) {
     using T = decltype(zero);

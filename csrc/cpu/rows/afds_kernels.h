@@ -66,43 +66,68 @@ void afds_gradients(const T* s, const T* t, int64_t count, AfdsRow<T> row, T sca
   }
 }
 
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
 template <typename T>
 AMD_INLINE Vec<T> load_channels(const T* pixel, int64_t left) {
   return left >= kLanes<T> ? load<T>(pixel) : load_first<T>(pixel, left);
 }
 
+// Runs f(c, vectors, left) over the channels, two vectors at a time where there are two:
+// neighbouring cache lines of a pixel are fetched together.
+template <typename T, typename F>
+AMD_INLINE void over_vectors(int64_t channels, const F& f) {
+  constexpr int kL = kLanes<T>;
+  int64_t c = 0;
+  for (; c + 2 * kL <= channels; c += 2 * kL) f(c, Count<2>{}, 2 * kL);
+  for (; c < channels; c += kL) f(c, Count<1>{}, channels - c);
+}
+
 template <typename T>
 void afds_pixel_squares(AfdsPixels<T> p, T* first, T* second) {
-  for (int64_t c = 0; c < p.channels; c += kLanes<T>) {
-    const int64_t left = p.channels - c;
-    Vec<T> ss{}, tt{};
-    for (int64_t i = 0; i < p.positions; ++i) {
-      const Vec<T> a = load_channels<T>(p.s + i * p.stride_s + c, left);
-      const Vec<T> b = load_channels<T>(p.t + i * p.stride_t + c, left);
-      ss += a * a;
-      tt += b * b;
+  over_vectors<T>(p.channels, [&](int64_t c, auto count, int64_t left) {
+    constexpr int kVectors = decltype(count)::value;
+    constexpr int kL = kLanes<T>;
+    Vec<T> ss[kVectors] = {}, tt[kVectors] = {};
+    for (int64_t i = 0; i < p.positions; ++i)
+      for (int k = 0; k < kVectors; ++k) {
+        const Vec<T> a = load_channels<T>(p.s + i * p.stride_s + c + k * kL, left);
+        const Vec<T> b = load_channels<T>(p.t + i * p.stride_t + c + k * kL, left);
+        ss[k] += a * a;
+        tt[k] += b * b;
+      }
+    for (int k = 0; k < kVectors; ++k) {
+      store<T>(first + c + k * kL, load<T>(first + c + k * kL) + ss[k]);
+      store<T>(second + c + k * kL, load<T>(second + c + k * kL) + tt[k]);
     }
-    store<T>(first + c, load<T>(first + c) + ss);
-    store<T>(second + c, load<T>(second + c) + tt);
-  }
+  });
 }
 
 template <typename T>
 void afds_pixel_distances(AfdsPixels<T> p, const T* inverse_s, const T* inverse_t, T* first,
                           T* second) {
-  for (int64_t c = 0; c < p.channels; c += kLanes<T>) {
-    const int64_t left = p.channels - c;
-    const Vec<T> by_s = load<T>(inverse_s + c), by_t = load<T>(inverse_t + c);
-    Vec<T> squares{}, own{};
-    for (int64_t i = 0; i < p.positions; ++i) {
-      const Vec<T> x = load_channels<T>(p.s + i * p.stride_s + c, left) * by_s;
-      const Vec<T> difference = x - load_channels<T>(p.t + i * p.stride_t + c, left) * by_t;
-      squares += difference * difference;
-      own += difference * x;
+  over_vectors<T>(p.channels, [&](int64_t c, auto count, int64_t left) {
+    constexpr int kVectors = decltype(count)::value;
+    constexpr int kL = kLanes<T>;
+    Vec<T> squares[kVectors] = {}, own[kVectors] = {};
+    for (int64_t i = 0; i < p.positions; ++i)
+      for (int k = 0; k < kVectors; ++k) {
+        const int64_t at = c + k * kL;
+        const Vec<T> x =
+            load_channels<T>(p.s + i * p.stride_s + at, left) * load<T>(inverse_s + at);
+        const Vec<T> difference =
+            x - load_channels<T>(p.t + i * p.stride_t + at, left) * load<T>(inverse_t + at);
+        squares[k] += difference * difference;
+        own[k] += difference * x;
+      }
+    for (int k = 0; k < kVectors; ++k) {
+      store<T>(first + c + k * kL, load<T>(first + c + k * kL) + squares[k]);
+      store<T>(second + c + k * kL, load<T>(second + c + k * kL) + own[k]);
     }
-    store<T>(first + c, load<T>(first + c) + squares);
-    store<T>(second + c, load<T>(second + c) + own);
-  }
+  });
 }
 
 template <typename T>

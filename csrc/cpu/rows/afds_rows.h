@@ -51,8 +51,8 @@ struct AfdsKernels {
   void (*pixel_squares)(AfdsPixels<T> pixels, T* first, T* second);
   void (*pixel_distances)(AfdsPixels<T> pixels, const T* inverse_s, const T* inverse_t, T* first,
                           T* second);
-  // by[k]: of each channel inverse_s and inverse_t, then inverse_s, own_s, inverse_t and own_t times
-  // its scale.
+  // by[k]: of each channel inverse_s and inverse_t, then inverse_s, own_s, inverse_t and own_t
+  // times its scale.
   void (*pixel_gradients)(AfdsPixels<T> pixels, const T* const by[6],
                           AfdsPixelGradients<T> gradients);
 };

@@ -19,10 +19,10 @@ struct MapRows {
         flat(x.height == 1 || x.width == 1 || x.stride_h == x.width * x.stride_w) {}
 
   char* at(int64_t b, int64_t c, int64_t position) const {
-    const int64_t row = position / x.width, column = position % x.width;
+    const int64_t within = flat ? position * x.pixel_stride()
+                                : position / x.width * x.stride_h + position % x.width * x.stride_w;
     return static_cast<char*>(x.data) +
-           (b * x.stride_b + c * x.stride_c + row * x.stride_h + column * x.stride_w) *
-               bytes_of(x.storage);
+           (b * x.stride_b + c * x.stride_c + within) * bytes_of(x.storage);
   }
 
   // Positions of a row of the map, from this one on, that one stride leads through.

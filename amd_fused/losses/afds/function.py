@@ -11,6 +11,7 @@ from amd_fused import _backends
 from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common import layer_checks, pair_checks, value_checks
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.saving import kept_by_autograd
 from amd_fused.losses.afds import checks, operator, reference
 
 
@@ -81,5 +82,5 @@ def afds_loss(
     total = torch.zeros((), dtype=dtype, device=students[0].device)
     for weight, a_s, a_t, rho in zip(weights, students, teachers, rhos, strict=True):
         distance = operator.afds_fwd(chosen, a_s, a_t, float(eps)).to(dtype)
-        total = total + weight * (rho.to(dtype) * distance).sum(1).mean()
+        total = total + weight * (kept_by_autograd(rho.to(dtype)) * distance).sum(1).mean()
     return total / len(students)

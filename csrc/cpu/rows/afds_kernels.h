@@ -7,37 +7,43 @@
 namespace amd_fused {
 namespace AMD_ISA {
 
-// The vector from i on. Past the end of the row zeros follow; a row longer than a vector is read
-// from its end then, which is quicker than to copy what is left.
+// The last vector of a row, of what is left behind its whole ones, zeros before or after. Of a row
+// longer than a vector it is read from the row's end, which is quicker than to copy what is left.
 template <typename T>
-AMD_INLINE Vec<T> load_row(const T* row, int64_t i, int64_t count) {
+AMD_INLINE Vec<T> load_rest(const T* row, int64_t left, int64_t count) {
   constexpr int kL = kLanes<T>;
-  const int64_t left = count - i;
-  if (left >= kL) return load<T>(row + i);
-  if (count < kL) return load_first<T>(row + i, left);
+  if (count < kL) return load_first<T>(row, left);
   return first_lanes<T>(kL - left) ? Vec<T>{} : load<T>(row + count - kL);
+}
+
+// Runs f(a vector of s, the same of t) over a row.
+template <typename T, typename F>
+AMD_INLINE void over_row(const T* s, const T* t, int64_t count, const F& f) {
+  constexpr int kL = kLanes<T>;
+  int64_t i = 0;
+  for (; i + kL <= count; i += kL) f(load<T>(s + i), load<T>(t + i));
+  if (i < count) f(load_rest<T>(s, count - i, count), load_rest<T>(t, count - i, count));
 }
 
 template <typename T>
 AfdsSums afds_squares(const T* s, const T* t, int64_t count) {
   Vec<T> ss{}, tt{};
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const Vec<T> a = load_row<T>(s, i, count), b = load_row<T>(t, i, count);
+  over_row<T>(s, t, count, [&](Vec<T> a, Vec<T> b) {
     ss += a * a;
     tt += b * b;
-  }
+  });
   return {sum_lanes(ss), sum_lanes(tt)};
 }
 
 template <typename T>
 AfdsSums afds_distances(const T* s, const T* t, int64_t count, T inverse_s, T inverse_t) {
   Vec<T> squares{}, own{};
-  for (int64_t i = 0; i < count; i += kLanes<T>) {
-    const Vec<T> x = load_row<T>(s, i, count) * inverse_s;
-    const Vec<T> difference = x - load_row<T>(t, i, count) * inverse_t;
+  over_row<T>(s, t, count, [&](Vec<T> a, Vec<T> b) {
+    const Vec<T> x = a * inverse_s;
+    const Vec<T> difference = x - b * inverse_t;
     squares += difference * difference;
     own += difference * x;
-  }
+  });
   return {sum_lanes(squares), sum_lanes(own)};
 }
 

@@ -81,12 +81,11 @@ def test_maps_of_one_row_or_column(backend: str, height: int, width: int, layout
 
 @every_backend
 def test_one_position_has_a_sign_and_no_gradient_but_rounding(backend: str) -> None:
-    pair = cases.features((3, 5, 5, 1, 1))
-    loss, by_s, by_t, _ = run(backend, Inputs(*pair, torch.ones(3, 5)))
-    different = pair[0].sign() != pair[1].sign()
-    assert loss.item() == pytest.approx(4 * different.sum().item() / 3, rel=1e-4)
-    for a, grad in zip(pair, (by_s, by_t), strict=True):
-        assert float((grad * a).abs().max()) < 1e-4
+    given = Inputs(*cases.features((3, 5, 5, 1, 1)), torch.ones(3, 5))
+    ours, exact = run(backend, given), oracle(given)
+    assert relative_error(ours[0], exact[0]) < 1e-6
+    for a, grad, truth in zip(given[:2], ours[1:3], exact[1:3], strict=True):
+        assert float(((grad - truth) * a).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("dtypes", ["float32", "float64"])
@@ -103,7 +102,8 @@ def test_channels_that_almost_agree_keep_the_digits_of_their_distance(backend: s
     given = inputs("7x7")
     student = given.teacher * (1 + 1e-4 * torch.randn(given.teacher.shape))
     given = given._replace(student=student)
-    check(backend, given, oracle(given))
+    for value, exact in zip(run(backend, given), oracle(given), strict=True):
+        assert relative_error(value, exact) < 1e-3
 
 
 @with_reference

@@ -1,6 +1,6 @@
 """Time the losses beside AMD, forward and backward, against their peers and a plain copy.
 
-Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, AFDS, SP and RKD.
+Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, AFD, AFDS, SP and RKD.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Subject:
         backends: with kernels of this loss; none if ours is torch's operators on any device.
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
-        constants: of MAPS, ``constants(normal, shape, batch)``: what each layer has besides its
-            features, which the loss takes as a list.
+        constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
+            features; where it has backends, a list with a tensor a layer.
         teacher_again: of MAPS, backward reads the teacher's features too.
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
@@ -161,6 +161,17 @@ SUBJECTS = {
         backends=("triton", "cuda", "cpp"),
         released=released.at,
         weight=1000.0,
+    ),
+    # All pairs of maps. The weight is the authors'.
+    "afd": Subject(
+        "afd_loss",
+        (SHAPES["imagenet-resnet"],),
+        SHAPES["tiny"],
+        layout=MAPS,
+        backends=(),
+        constants=rows.draw_attention,
+        released=released.afd,
+        weight=200.0,
     ),
     # Layers of equal shapes. The weight is AberHu/Knowledge-Distillation-Zoo's.
     "afds": Subject(

@@ -83,6 +83,7 @@ def test_every_subject_writes_a_record_that_report_and_compare_take(tmp_path, ca
         ("nd", "4x5x3", "rows", "float32"),
         ("lsh", "4x5x6", "rows", "float32"),
         ("at", "tiny", "nchw", "float32"),
+        ("afd", "tiny", "nchw", "float32"),
         ("afds", "tiny-equal", "nchw", "float32"),
         ("sp", "tiny", "nchw", "float32"),
         ("sp", "tiny", "nchw", "float16"),

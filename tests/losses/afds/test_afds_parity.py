@@ -96,6 +96,14 @@ def test_eps_keeps_its_digits(backend: str, dtypes: str, eps: float) -> None:
     check(backend, given, oracle(given, eps), eps)
 
 
+@with_reference
+def test_any_eps_is_a_number(backend: str) -> None:
+    for eps, expected in ((1e308, 0.0), (1e-320, None)):
+        loss = run(backend, inputs("3x5"), eps=eps)[0]
+        assert loss.isfinite()
+        assert expected is None or loss == expected
+
+
 @every_backend
 def test_channels_that_almost_agree_keep_the_digits_of_their_distance(backend: str) -> None:
     """As the differences of two sums nothing of it would be left."""

@@ -199,8 +199,8 @@ def afds_fwd_triton(
     distance = student.new_empty(batch, channels, dtype=dtype)
     numbers = student.new_empty(batch, channels, 4, dtype=dtype)
     block_c, block_n = _tile(student, dtype)
-    # Triton takes a Python number as float32: a second one has the digits that float64 keeps. Beyond
-    # the range of float32 every channel is as good as 0.
+    # Triton takes a Python number as float32: a second one has the digits that float64 keeps.
+    # Beyond the range of float32 every channel is as good as 0.
     eps = min(eps, torch.finfo(torch.float32).max)
     eps_high = float(torch.tensor(eps, dtype=torch.float32))
     (flat_s, *strides_s), (flat_t, *strides_t) = _strides(student), _strides(teacher)

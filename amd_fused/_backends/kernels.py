@@ -9,4 +9,5 @@ KERNELS = {
     "kd": ("triton", "cpp"),
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
+    "afds": ("triton", "cpp"),
 }

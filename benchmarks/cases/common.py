@@ -82,3 +82,12 @@ def of_tensors(function: Loss) -> Loss:
         return function(s, t, *constants)
 
     return loss
+
+
+def of_layers(function: Loss) -> Loss:
+    """Of a function that takes a list of what each layer has besides, the same of single ones."""
+
+    def loss(student: Sequence[Tensor], teacher: Sequence[Tensor], *constants: Tensor) -> Tensor:
+        return function(student, teacher, list(constants))
+
+    return loss

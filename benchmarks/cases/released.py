@@ -83,3 +83,16 @@ def rkd(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     (s,), (t,) = student, teacher
     distance = F.smooth_l1_loss(distances(s), distances(t))
     return 25 * distance + 50 * F.smooth_l1_loss(cosines(s), cosines(t))
+
+
+def afd(student: Sequence[Tensor], teacher: Sequence[Tensor], attention: Tensor) -> Tensor:
+    """The released code's operations behind its attention; pooled anew for each teacher map."""
+    values = [a.pow(2).mean(1, keepdim=True) for a in student]
+    losses = []
+    for i, a in enumerate(teacher):
+        pooled = [F.adaptive_avg_pool2d(f, a.shape[2:]).flatten(1) for f in values]
+        v_s = F.normalize(torch.stack(pooled, dim=1), dim=2)
+        v_t = F.normalize(a.pow(2).mean(1).flatten(1), dim=1)
+        distance = (v_s - v_t.unsqueeze(1)).pow(2).mean(2)
+        losses.append((attention[:, i] * distance).sum(1).mean())
+    return torch.stack(losses).sum()

@@ -80,6 +80,17 @@ def sp_flops(shape: Shape, device: torch.device) -> Flops:
     )
 
 
+def draw_importance(normal: Normal, shape: Shape, batch: int) -> tuple[Tensor, ...]:
+    """Of each layer, as a predictor's softmax has it."""
+    return tuple(normal(batch, pair.c_student).softmax(1) for pair in shape.pairs)
+
+
+def draw_attention(normal: Normal, shape: Shape, batch: int) -> tuple[Tensor, ...]:
+    """Of each pair of a teacher's and a student's layer."""
+    layers = len(shape.pairs)
+    return (normal(batch, layers, layers).softmax(2),)
+
+
 def draw_rows(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return normal(shape.batch, shape.width), normal(shape.batch, shape.width)
 

@@ -65,13 +65,18 @@ class Shape:
         teacher = sum(batch * p.c_teacher * p.height * p.width for p in self.pairs)
         return student, teacher
 
-    def ideal_bytes(self, dtype: torch.dtype, device: torch.device) -> IdealBytes:
-        """Forward reads both features once; backward reads the student's, writes its gradient."""
+    def ideal_bytes(
+        self, dtype: torch.dtype, device: torch.device, teacher_again: bool = False
+    ) -> IdealBytes:
+        """Forward reads both features once; backward reads the student's, writes its gradient.
+
+        ``teacher_again``: backward needs the teacher's features too.
+        """
         student, teacher = self.elements(device)
         size = dtype.itemsize
         return IdealBytes(
             forward=(student + teacher) * size,
-            backward=2 * student * size,
+            backward=(2 * student + teacher * teacher_again) * size,
             gradient=student * size,
         )
 

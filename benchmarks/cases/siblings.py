@@ -1,13 +1,13 @@
 """Time the losses beside AMD, forward and backward, against their peers and a plain copy.
 
-Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, SP and RKD.
+Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, AFD, AFDS, SP and RKD.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks.measure.subject import (
     Case,
     Flops,
     IdealBytes,
+    Inputs,
     Loss,
     Variant,
 )
@@ -57,6 +58,9 @@ class Subject:
         backends: with kernels of this loss; none if ours is torch's operators on any device.
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
+        constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
+            features; where it has backends, a list with a tensor a layer.
+        teacher_again: of MAPS, backward reads the teacher's features too.
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
         weight: in the objective.
@@ -71,6 +75,8 @@ class Subject:
     backends: tuple[str, ...] = ("triton", "cpp")
     draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
+    constants: Callable[..., tuple[Tensor, ...]] | None = None
+    teacher_again: bool = False
     flops: Callable[[Any, torch.device], Flops] | None = None
     released: Loss | None = None
     weight: float = 1.0
@@ -88,12 +94,21 @@ class Subject:
             ideal = self.ideal(shape, dtype)
             inputs = rows.drawn(partial(self.draw, shape=shape, dtype=dtype), ideal, dtype, device)
         else:
-            ideal = shape.ideal_bytes(dtype, device)
+            ideal = shape.ideal_bytes(dtype, device, self.teacher_again)
             inputs = amd.feature_sets(shape, self.layout, dtype, device)
+            if self.constants:
+                inputs = [self.with_constants(i, shape, seed) for seed, i in enumerate(inputs)]
         named = (name, shape.name, self.layout, dtype)
         flops = self.flops(shape, device) if self.flops else None
         more = (self.weight, flops, self.note, self.scale)
         return Case(*named, inputs, ideal, self.variants(device), *more)
+
+    def with_constants(self, inputs: Inputs, shape: Shape, seed: int) -> Inputs:
+        assert self.constants is not None
+        student = inputs.student[0]
+        generator = torch.Generator(student.device).manual_seed(seed)
+        normal = partial(torch.randn, generator=generator, device=student.device)
+        return replace(inputs, constants=self.constants(normal, shape, len(student)))
 
     def variants(self, device: torch.device) -> list[Variant]:
         function = getattr(amd_fused, self.loss)
@@ -101,6 +116,8 @@ class Subject:
         if self.released and not self.backends:
             return common.beside_released(function, self.released, oracle)
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
+        if self.constants:
+            call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
         if self.released:
             made.append(Variant("released", "released style", self.released, oracle))
@@ -144,6 +161,27 @@ SUBJECTS = {
         backends=("triton", "cuda", "cpp"),
         released=released.at,
         weight=1000.0,
+    ),
+    # All pairs of maps. The weight is the authors'.
+    "afd": Subject(
+        "afd_loss",
+        (SHAPES["imagenet-resnet"],),
+        SHAPES["tiny"],
+        layout=MAPS,
+        backends=(),
+        constants=rows.draw_attention,
+        released=released.afd,
+        weight=200.0,
+    ),
+    # Layers of equal shapes. The weight is AberHu/Knowledge-Distillation-Zoo's.
+    "afds": Subject(
+        "afds_loss",
+        (SHAPES["imagenet-resnet"],),
+        Shape("tiny-equal", 2, (Pair(3, 3, 7, 7), Pair(4, 4, 4, 5)), "for the tests"),
+        layout=MAPS,
+        constants=rows.draw_importance,
+        teacher_again=True,
+        weight=500.0,
     ),
     # Of each network the last map, as the released code. In a large batch the products count.
     "sp": Subject(

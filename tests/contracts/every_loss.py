@@ -52,8 +52,8 @@ def _afd(student: Tensor, teacher: Tensor) -> Tensor:
     return amd_fused.afd_loss(student, teacher, SHARE.expand(len(student), 1, 1))
 
 
-def _afds(student: Tensor, teacher: Tensor) -> Tensor:
-    return amd_fused.afds_loss(student, teacher, CHANNELS.expand(len(student), D))
+def _afds(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return amd_fused.afds_loss(student, teacher, CHANNELS.expand(len(student), D), **options)
 
 
 MEANS, PLANES, RHO = constant(K, D), constant(H, D), constant(D)
@@ -74,10 +74,10 @@ LOSSES = {
     "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
     "crd_loss": Loss("embeddings", _crd, ()),
     "afd_loss": Loss("maps", _afd, ()),
-    "afds_loss": Loss("maps", _afds, ()),
+    "afds_loss": Loss("maps", _afds, CPU),
 }
 # Of torch's differentiable operators alone, which know second derivatives and transforms.
-PLAIN = ("vid_loss", "cc_loss", "afd_loss", "afds_loss")
+PLAIN = ("vid_loss", "cc_loss", "afd_loss")
 # A loss without backends once; the others on each.
 FORMS: dict[str, tuple[str, dict[str, str]]] = {
     f"{name} {backend}".strip(): (name, {"backend": backend} if backend else {})

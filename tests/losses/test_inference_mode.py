@@ -19,7 +19,7 @@ def made(kind: str) -> Tensor:
         return torch.randint(K, (B,), generator=generator)
     shape = {
         "logits": (B, K), "embeddings": (B, D), "maps": (B, D, 4, 4), "means": (K, D),
-        "planes": (H, D), "bias": (H,),
+        "planes": (H, D), "bias": (H,), "importance": (B, D),
     }[kind]  # fmt: skip
     return torch.randn(shape, generator=generator)
 
@@ -37,6 +37,9 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
     "lsh": (
         "embeddings", ("embeddings", "planes", "bias"), amd_fused.lsh_loss,
         ("reference", "cpp", "triton"),
+    ),
+    "afds": (
+        "maps", ("maps", "importance"), amd_fused.afds_loss, ("reference", "cpp", "triton"),
     ),
 }  # fmt: skip
 CASES = [(name, backend) for name, (*_, backends) in LOSSES.items() for backend in backends]
@@ -79,7 +82,6 @@ PLAIN: dict[str, tuple[str, Callable[..., Tensor]]] = {
         ),
     ),
     "afd": ("maps", lambda s, t: amd_fused.afd_loss(s, t, torch.ones(B, 1, 1))),
-    "afds": ("maps", lambda s, t: amd_fused.afds_loss(s, t, torch.ones(B, D))),
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import amd_loss, backends, kd_loss, lsh_loss, nd_loss, spherical_kd_loss
+from amd_fused import afds_loss, amd_loss, backends, kd_loss, lsh_loss, nd_loss, spherical_kd_loss
 
 ISAS = ("baseline", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -28,7 +28,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afds()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -69,6 +69,14 @@ def lsh() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"lsh {dtype} {kind}", losses(lsh_loss, *pair, *planes, kind=kind)
 
 
+def afds() -> Iterator[tuple[str, list[Tensor]]]:
+    layouts = (torch.contiguous_format, torch.channels_last)
+    for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (3, 5))):
+        pair = [draw((3, 19, *size), dtype, seed).to(memory_format=layout) for seed in (0, 1)]
+        importance = draw((3, 19), torch.float32, 2).softmax(1)
+        yield f"afds {dtype} {layout} {size}", losses(afds_loss, *pair, importance)
+
+
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -98,7 +106,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

@@ -29,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD, Launch
+from amd_fused.losses.afds import triton as afds
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.attention_map import triton as attention_map
@@ -256,12 +257,39 @@ def attention_map_cases() -> Described:
             yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
 
 
-# Losses on rows and the attention map, by the stem of their files: the launches to compile, each
-# list with what names it.
+def afds_cases() -> Described:
+    """Rows and pixels of whole 16-byte words and of single numbers; channels of one tile, and of
+    several; strides that no two axes share; sizes of one; gradients to the student, and to both."""
+    for shape, dtype, both in (
+        ((128, 64, 8, 8), torch.float32, False),
+        ((128, 64, 8, 8), torch.bfloat16, True),
+        ((32, 64, 56, 56), torch.float32, True),
+        ((32, 64, 56, 56), torch.float64, True),
+        ((32, 512, 7, 7), torch.float16, False),
+        ((1, 1, 1, 1), torch.float32, True),
+    ):
+        for layout in (*LAYOUTS, "window"):
+            collected: list[Launch] = []
+            a = torch.empty(shape, dtype=dtype, device="meta")
+            if layout == "window":
+                larger = a.new_empty(*shape[:2], shape[2] + 3, shape[3] + 3)
+                a = larger[:, :, : shape[2], : shape[3]]
+            else:
+                a = a.contiguous(memory_format=LAYOUTS[layout])
+            distance, numbers = afds.afds_fwd_triton(a, a, 1e-6, submit=collected.extend)
+            given = (distance, a, a, numbers, [True, both])
+            afds.afds_bwd_triton(*given, submit=collected.extend)
+            case = {"loss": "afds", "layout": layout, "width": shape[-1]}
+            yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
+
+
+# Losses on rows and channels and the attention map, by the stem of their files: the launches to
+# compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
     "nd": nd_cases,
     "lsh": lsh_cases,
+    "afds": afds_cases,
     "attention_map": attention_map_cases,
 }
 

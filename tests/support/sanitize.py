@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "sanitize"
 PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml")
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
-TESTS = [f"tests/losses/{loss}" for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh")]
+TESTS = [
+    f"tests/losses/{loss}" for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh", "afds")
+]
 # One number past the end of a row's gradient.
 PLANT = (
     "csrc/cpu/rows/rows_kernels.h",

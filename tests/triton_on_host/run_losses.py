@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import afds_oracle
 import kd_oracle
 import lsh_oracle
 import nd_oracle
@@ -144,6 +145,21 @@ def lsh(dtypes: str) -> dict[str, Any]:
     return errors(ours, eager, lsh_oracle.oracle(given))
 
 
+def afds(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
+    given = afds_oracle.inputs(shape, dtypes, layout)
+    ours, eager = afds_oracle.run("triton", given), afds_oracle.run("reference", given)
+    return errors(ours, eager, afds_oracle.oracle(given))
+
+
+def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    dtypes = ("float32", "bfloat16", "float16", "float64") if full else ("float32",)
+    layouts = ("nchw", "channels_last", "window")
+    if full:
+        layouts += ("unaligned", "height and width swapped")
+    for case in itertools.product(("7x7", "one channel"), dtypes, layouts):
+        yield f"afds {' '.join(case)}", partial(afds, *case)
+
+
 def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     for dtypes in ("float32", "bfloat16", "float16") if full else ("float32",):
         for size in ((1, 5), (3, 67)):
@@ -159,7 +175,7 @@ def main(full: bool) -> None:
     torch.use_deterministic_algorithms(True)  # torch.empty hands out NaN
     cases = [(" ".join(case), partial(amd, *case)) for case in (LONG if full else SHORT)]
     again = [(f"again {form}", partial(amd_again, form)) for form in FORMS]
-    for name, measure in [*cases, *again, *maps(full), *rows(full)]:
+    for name, measure in [*cases, *again, *maps(full), *rows(full), *channels(full)]:
         emulator.launched.clear()
         emulator.replayed.clear()
         result = measure()

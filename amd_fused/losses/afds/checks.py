@@ -7,17 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from amd_fused._backends.kernels import BACKENDS
 from amd_fused.losses._common.embedding_checks import count
-from amd_fused.losses._common.value_checks import kind, optional_weights, positive
+from amd_fused.losses._common.value_checks import choice, kind, optional_weights, positive
 
 PREDICTORS = ("softmax", "se")
 REMEDY = "the loss compares channel by channel: take layers of equal shapes, or another loss"
 
 
-def afds_options(owner: str, *, eps: Any, layer_weights: Any) -> None:
+def afds_options(owner: str, *, eps: Any, layer_weights: Any, backend: Any) -> None:
     """The options of ``afds_loss``."""
     positive(owner, "eps", eps)
     optional_weights(owner, "layer_weights", layer_weights)
+    choice(owner, "backend", backend, BACKENDS)
 
 
 def shapes(owner: str, value: Any) -> tuple[tuple[int, int, int], ...]:

@@ -38,7 +38,7 @@ class AFDSLoss(_Loss):
             numbers with ReLU, a bias of its own, and the softmax over channels. "se": the sigmoids,
             divided by their sum, of a squeeze-and-excitation block, two 1x1 convolutions of the
             channels' means with ReLU between them.
-        eps, layer_weights: as in :func:`afds_loss`.
+        eps, layer_weights, backend: as in :func:`afds_loss`.
 
     ``predictors`` are trained with the student: give ``criterion.parameters()`` to the optimiser.
     They may learn to prefer channels where both agree already, which is why their sum is fixed.
@@ -64,14 +64,16 @@ class AFDSLoss(_Loss):
         *,
         eps: float = 1e-6,
         layer_weights: Sequence[float] | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.feature_shapes = checks.shapes(_OWNER, feature_shapes)
         value_checks.choice(_OWNER, "predictor", predictor, checks.PREDICTORS)
-        checks.afds_options(_OWNER, eps=eps, layer_weights=layer_weights)
+        checks.afds_options(_OWNER, eps=eps, layer_weights=layer_weights, backend=backend)
         layer_checks.of_layers(_OWNER, "layer_weights", layer_weights, len(self.feature_shapes))
         self.predictor = predictor
         self.eps = eps
+        self.backend = backend
         # A copy: the caller's list may change later.
         self.layer_weights = None if layer_weights is None else list(layer_weights)
         made = _SoftmaxPredictor if predictor == "softmax" else _SEPredictor
@@ -88,11 +90,16 @@ class AFDSLoss(_Loss):
         with without_autocast(students[0].device.type):
             importance = [p(a_t) for p, a_t in zip(self.predictors, teachers, strict=True)]
         return afds_loss(
-            students, teachers, importance, eps=self.eps, layer_weights=self.layer_weights
+            students,
+            teachers,
+            importance,
+            eps=self.eps,
+            layer_weights=self.layer_weights,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
-        names = ("feature_shapes", "predictor", "eps", "layer_weights")
+        names = ("feature_shapes", "predictor", "eps", "layer_weights", "backend")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 

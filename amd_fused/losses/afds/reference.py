@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.saving import kept_by_autograd
 
 
 def afds_loss(
@@ -34,7 +35,7 @@ def afds_loss(
     for weight, a_s, a_t, rho in zip(weights, students, teachers, rhos, strict=True):
         x_s, x_t = _channels(a_s.to(dtype), eps), _channels(a_t.to(dtype), eps)
         distance = (x_s - x_t).square().mean(2)
-        total = total + weight * (rho.to(dtype) * distance).sum(1).mean()
+        total = total + weight * (kept_by_autograd(rho.to(dtype)) * distance).sum(1).mean()
     return total / len(students)
 
 

@@ -3,14 +3,11 @@
 
 #include <vector>
 
+#include "gradient_memory.h"
 #include "rows_tensors.h"
 
 namespace amd_fused {
 namespace {
-
-// Gradients that do not fit the caches anyway are written around them: a plain store reads its line
-// first.
-constexpr int64_t kPastCacheBytes = 8 << 20;
 
 // Where the gradient of one side goes: in place where it lies as T's, else by way of a buffer.
 template <typename T>

@@ -3,6 +3,7 @@
 // already contiguous and of that type, so that the kernels themselves know T only.
 #pragma once
 
+#include "afds_rows.h"
 #include "kd_rows.h"
 #include "lsh_rows.h"
 #include "nd_rows.h"
@@ -23,6 +24,7 @@ struct RowKernels {
   KdKernels<T> kd;
   NdKernels<T> nd;
   LshKernels<T> lsh;
+  AfdsKernels<T> afds;
 };
 
 template <typename T>

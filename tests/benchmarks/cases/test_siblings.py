@@ -15,7 +15,7 @@ from benchmarks.show import compare, report
 CPU = torch.device("cpu")
 F32, BF16 = torch.float32, torch.bfloat16
 KD, RKD = (siblings.SUBJECTS[name].ideal for name in ("kd", "rkd"))
-AT, SP = (siblings.SUBJECTS[name].shapes for name in ("at", "sp"))
+AT, AFDS, SP = (siblings.SUBJECTS[name].shapes for name in ("at", "afds", "sp"))
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,9 @@ def small(monkeypatch):
         (rows.lsh_bytes(Rows(128, 64, 2048), F32), 598_016, 630_784, 32_768),
         # As worked out for the AMD loss in test_losses.
         (AT[0].ideal_bytes(F32, CPU), 58_720_256, 29_360_128, 14_680_064),
+        # 32 x (64 x 56^2 + 128 x 28^2 + 256 x 14^2 + 512 x 7^2) = 12,042,240 numbers a side, both
+        # read twice, and the gradient.
+        (AFDS[0].ideal_bytes(F32, CPU, True), 96_337_920, 144_506_880, 48_168_960),
         # 128 x 64 x 8 x 8 = 524,288 numbers, the teacher thrice that.
         (SP[0].ideal_bytes(F32, CPU), 8_388_608, 4_194_304, 2_097_152),
         # 128 x 512 = 65,536 numbers a side.
@@ -80,6 +83,8 @@ def test_every_subject_writes_a_record_that_report_and_compare_take(tmp_path, ca
         ("nd", "4x5x3", "rows", "float32"),
         ("lsh", "4x5x6", "rows", "float32"),
         ("at", "tiny", "nchw", "float32"),
+        ("afd", "tiny", "nchw", "float32"),
+        ("afds", "tiny-equal", "nchw", "float32"),
         ("sp", "tiny", "nchw", "float32"),
         ("sp", "tiny", "nchw", "float16"),
         ("rkd", "5x4", "rows", "float32"),

@@ -117,6 +117,8 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too few": ({"importance": RHO[:, :3]}, ValueError, r"must be \[B, C\] = \(2, 4\), as teacher"),
     "no floor": ({"eps": 0}, ValueError, "eps must be finite and > 0, got 0"),
     "weights": ({"layer_weights": [1.0, 2.0]}, ValueError, "layer_weights must have one weight"),
+    "a backend": ({"backend": "cpu"}, ValueError, "backend must be one of 'auto', .* got 'cpu'"),
+    "no kernels": ({"backend": "cuda"}, RuntimeError, "backend 'cuda' has no kernels of this loss"),
 }  # fmt: skip
 
 
@@ -135,6 +137,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no channels": ({"feature_shapes": (0, 4, 4)}, ValueError, "C of feature_shapes must be >= 1"),
     "a predictor": ({"predictor": "SE"}, ValueError, "predictor must be one of 'softmax', 'se'"),
     "weights": ({"layer_weights": [1, 1]}, ValueError, "layer_weights must have one entry"),
+    "a backend": ({"backend": None}, ValueError, "backend must be one of"),
 }  # fmt: skip
 
 

@@ -1,0 +1,121 @@
+"""Operators of the AFDS loss: one schema for every fused backend, fake kernels and autograd.
+
+``amd_fused::afds_fwd_<backend>`` returns of one layer the distance of each channel of each sample,
+[B, C], mean over positions, and four numbers a channel, [B, C, 4], from which
+``amd_fused::afds_bwd_<backend>`` makes the gradients in one more pass: the inverses of
+norm + eps of student and teacher, then (x - y).x / norm and (y - x).y / norm of the normalised
+channels x and y. The importance, which weighs the distances, stays torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amd_fused._backends.kernels import KERNELS
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.saving import save, saved
+from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
+
+_FWD_SCHEMA = "(Tensor student, Tensor teacher, float eps) -> (Tensor, Tensor)"
+_BWD_SCHEMA = (
+    "(Tensor grad_distance, Tensor student, Tensor teacher, Tensor numbers, bool[] needs_grad) "
+    "-> Tensor[]"
+)
+
+_LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
+
+
+def afds_fwd(backend: str, student: Tensor, teacher: Tensor, eps: float) -> Tensor:
+    """Distances [B, C] of one layer by one backend's operators, differentiable once.
+
+    Args:
+        backend: "cpp" or "triton".
+        student, teacher: [B, C, H, W].
+        eps: added to the norms, > 0.
+
+    Returns:
+        [B, C] in the compute dtype: float64 if student or teacher is float64, else float32.
+    """
+    needs_grad = [torch.is_grad_enabled() and a.requires_grad for a in (student, teacher)]
+    if not any(needs_grad):
+        return _operator("fwd", backend)(student, teacher, eps)[0]
+    return _AFDS.apply(backend, needs_grad, eps, student, teacher)
+
+
+class _AFDS(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        backend: str,
+        needs_grad: list[bool],
+        eps: float,
+        student: Tensor,
+        teacher: Tensor,
+    ) -> Tensor:
+        distance, numbers = _operator("fwd", backend)(student, teacher, eps)
+        save(ctx, student, teacher, numbers)
+        ctx.backend, ctx.needs_grad = backend, needs_grad
+        return distance
+
+    @staticmethod
+    def backward(ctx: Any, grad_distance: Tensor) -> tuple[Any, ...]:
+        one_upstream_gradient("afds_loss", ctx.backend, grad_distance)
+        operator, needs_grad = _operator("bwd", ctx.backend), ctx.needs_grad
+        grads = once_differentiable(
+            "afds_loss",
+            ctx.backend,
+            lambda *tensors: operator(*tensors, needs_grad),
+            grad_distance,
+            *saved(ctx),
+        )
+        following = iter(grads)
+        by_input = [next(following) if needed else None for needed in needs_grad]
+        return None, None, None, *by_input
+
+
+def _operator(step: str, backend: str) -> Any:
+    return getattr(torch.ops.amd_fused, f"afds_{step}_{backend}").default
+
+
+def _fwd_fake(student: Tensor, teacher: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    shape, dtype = student.shape[:2], compute_dtype([student, teacher])
+    return student.new_empty(shape, dtype=dtype), student.new_empty((*shape, 4), dtype=dtype)
+
+
+def _bwd_fake(
+    grad_distance: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    numbers: Tensor,
+    needs_grad: Sequence[bool],
+) -> list[Tensor]:
+    inputs = zip((student, teacher), needs_grad, strict=True)
+    return [torch.empty_like(a) for a, needed in inputs if needed]
+
+
+def _fwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from amd_fused.losses.afds import triton
+
+    return triton.afds_fwd_triton(*args)
+
+
+def _bwd_triton(*args: Any) -> list[Tensor]:
+    from amd_fused.losses.afds import triton
+
+    return triton.afds_bwd_triton(*args)
+
+
+for _backend in KERNELS["afds"]:
+    _LIBRARY.define(f"afds_fwd_{_backend}{_FWD_SCHEMA}")
+    _LIBRARY.define(f"afds_bwd_{_backend}{_BWD_SCHEMA}")
+    torch.library.register_fake(f"amd_fused::afds_fwd_{_backend}", _fwd_fake, lib=_LIBRARY)
+    torch.library.register_fake(f"amd_fused::afds_bwd_{_backend}", _bwd_fake, lib=_LIBRARY)
+
+# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
+for _device in ("CUDA", "CPU"):
+    _LIBRARY.impl("afds_fwd_triton", _fwd_triton, _device)
+    _LIBRARY.impl("afds_bwd_triton", _bwd_triton, _device)

@@ -258,7 +258,7 @@ def test_a_full_disk_is_said_before_the_training(
 def test_a_sweep_has_a_cache_for_each_teacher_and_what_is_taken_of_it() -> None:
     keys = ("scratch", "kd", "skd", "amd-g", "at", "amd-gl+sp", "rkd")
     methods = tuple(map(parse, keys))
-    points = sweep.points(Settings(teacher_cache="/c"), methods, 2, {})
+    points = sweep.points(Settings(teacher_cache="/c"), methods, 2, {}, {})
     assert [point.settings.teacher_cache for point in points[1]] == [
         f"/c/seed-1{name}"
         for name in [
@@ -268,7 +268,7 @@ def test_a_sweep_has_a_cache_for_each_teacher_and_what_is_taken_of_it() -> None:
         ]
     ]
     for where in ("auto", "off", "memory"):
-        points = sweep.points(Settings(teacher_cache=where), methods, 1, {})
+        points = sweep.points(Settings(teacher_cache=where), methods, 1, {}, {})
         assert {point.settings.teacher_cache for point in points[0]} == {where}
 
 

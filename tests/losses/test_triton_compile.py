@@ -45,7 +45,7 @@ def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]
 
 
 # Every kernel: the AMD loss's fused and split forms on three layers, the chunked on one.
-FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh", "afds")
+FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh", "afds", "attention_map")
 
 
 @pytest.fixture(

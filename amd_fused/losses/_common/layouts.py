@@ -54,8 +54,8 @@ def check_feature(owner: str, name: str, a: Any) -> None:
     float_tensor(owner, name, a)
     if a.ndim not in (3, 4, 5):
         raise ValueError(
-            f"{owner}: {name} must be 4-D [B, C, H, W], tokens, a sequence or a volume, got "
-            f"{a.ndim}-D: shape {tuple(a.shape)}"
+            f"{owner}: {name} must be [B, C, H, W], [B, C, D, H, W] or, with a layout, [B, N, C] "
+            f"or [B, C, L], got {a.ndim}-D: shape {tuple(a.shape)}"
         )
     axes = "BCHW" if a.ndim == 4 else "BCDHW" if a.ndim == 5 else ("B", "axis 1", "axis 2")
     for axis, size in zip(axes, a.shape, strict=True):

@@ -81,12 +81,14 @@ BAD_FEATURES = [
     case("student[0] must be a tensor, got NoneType", [None], [T], error=TypeError),
     case("student[0] must be a tensor, got list", [[S]], [[T]], error=TypeError),
     case(
-        "teacher must be 4-D [B, C, H, W], tokens, a sequence or a volume, got 2-D: shape (2, 80)",
+        "teacher must be [B, C, H, W], [B, C, D, H, W] or, with a layout, [B, N, C] or [B, C, L], "
+        "got 2-D: shape (2, 80)",
         S,
         T.flatten(1),
     ),
     case(
-        "student must be 4-D [B, C, H, W], tokens, a sequence or a volume, got 0-D: shape ()",
+        "student must be [B, C, H, W], [B, C, D, H, W] or, with a layout, [B, N, C] or [B, C, L], "
+        "got 0-D: shape ()",
         S.sum(),
         T.sum(),
     ),

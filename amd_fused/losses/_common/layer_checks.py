@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from amd_fused.losses._common.embedding_checks import count
+from amd_fused.losses._common.sides import as_list
 from amd_fused.losses._common.value_checks import float_tensor, kind
 
 
@@ -68,7 +69,7 @@ def beside_layers(
     if single != isinstance(value, Tensor) or not isinstance(value, (Tensor, list, tuple)):
         expected = f"a tensor {rule}" if single else f"a list or tuple of tensors {rule}"
         raise TypeError(f"{owner}: {name} must be {expected}, as student is, got {kind(value)}")
-    given: list[Any] = [value] if isinstance(value, Tensor) else list(value)
+    given: list[Any] = as_list(value)
     of_layers(owner, name, given, len(teachers))
     for i, (a, a_t) in enumerate(zip(given, teachers, strict=True)):
         named = name if single else f"{name}[{i}]"

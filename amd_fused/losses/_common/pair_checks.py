@@ -26,15 +26,12 @@ def feature_pairs(
     align: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The two sides as equally long lists of matching [B, C, H, W] tensors."""
-    of_the_loss = option_of(owner)
     students, teachers = _pairs(owner, student, teacher, layer_weights, check_feature)
     maps_s, maps_t = [], []
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
-        name_s, name_t = f"student{index}", f"teacher{index}"
-        maps_s.append(as_map(owner, name_s, a_s, options))
-        maps_t.append(as_map(owner, name_t, a_t, options))
-        shapes = f"got {tuple(a_s.shape)} and {tuple(a_t.shape)}"
+        maps_s.append(as_map(owner, f"student{index}", a_s, options))
+        maps_t.append(as_map(owner, f"teacher{index}", a_t, options))
         sizes_s, sizes_t = positions(a_s, options), positions(a_t, options)
         grids = len(sizes_s) == len(sizes_t) == 2
         # Neighbours in a sequence are neighbours; tokens without a grid have none.
@@ -42,30 +39,31 @@ def feature_pairs(
         if not (pooled and align == "adaptive_avg") and sizes_s != sizes_t:
             what = "height and width" if grids else "positions"
             remedy = (
-                f'align="adaptive_avg"{of_the_loss} pools the larger one'
+                f'align="adaptive_avg"{option_of(owner)} pools the larger one'
                 if pooled
-                else f"the tokens' grid=(H, W){of_the_loss} makes maps of them"
+                else f"the tokens' grid=(H, W){option_of(owner)} makes maps of them"
                 if len(sizes_s) + len(sizes_t) == 3
                 else "bring them to one size first"
             )
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have the same {what}, {shapes}; {remedy}"
-            )
+            raise _unlike(owner, index, f"the same {what}", a_s, a_t, remedy)
         if local_weight == 0:
             continue
+        if grids and min(*sizes_s, *sizes_t) >= 2:
+            continue
+        rule, remedy = "height and width >= 2", f"local_weight=0{option_of(owner)} leaves"
         if not grids:
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have a 2-D grid for the local part "
-                f"(local_weight={local_weight}), {shapes}; grid=(H, W){of_the_loss} makes maps of "
-                "tokens, local_weight=0 leaves the global part alone"
-            )
-        if min(*sizes_s, *sizes_t) < 2:
-            raise ValueError(
-                f"{owner}: {name_s} and {name_t} must have height and width >= 2 for the local "
-                f"part (local_weight={local_weight}), {shapes}; local_weight=0{of_the_loss} leaves "
-                "the global part alone"
-            )
+            rule = "a 2-D grid"
+            remedy = f"grid=(H, W){option_of(owner)} makes maps of tokens, local_weight=0 leaves"
+        rule += f" for the local part (local_weight={local_weight})"
+        raise _unlike(owner, index, rule, a_s, a_t, f"{remedy} the global part alone")
     return maps_s, maps_t
+
+
+def _unlike(owner: str, index: str, rule: str, a_s: Tensor, a_t: Tensor, remedy: str) -> ValueError:
+    return ValueError(
+        f"{owner}: student{index} and teacher{index} must have {rule}, got {tuple(a_s.shape)} and "
+        f"{tuple(a_t.shape)}; {remedy}"
+    )
 
 
 def sample_pairs(
@@ -108,10 +106,7 @@ def equal_pairs(
     for i, (a_s, a_t) in enumerate(zip(students, teachers, strict=True)):
         index = "" if isinstance(student, Tensor) else f"[{i}]"
         if a_s.shape != a_t.shape:
-            raise ValueError(
-                f"{owner}: student{index} and teacher{index} must have the same shape, got "
-                f"{tuple(a_s.shape)} and {tuple(a_t.shape)}; {remedy}"
-            )
+            raise _unlike(owner, index, "the same shape", a_s, a_t, remedy)
     return students, teachers
 
 

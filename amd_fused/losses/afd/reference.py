@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.norms import unit
+from amd_fused.losses._common.sides import as_list
 
 
 def afd_loss(
@@ -24,8 +25,8 @@ def afd_loss(
 
     Source: Ji et al., "Show, Attend and Distill", 2021, section 3.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    students = as_list(student)
+    teachers = as_list(teacher)
     dtype = compute_dtype(students + teachers)
     weights = attention.to(dtype)
     squares = [_squares(a_s, dtype) for a_s in students]

@@ -12,6 +12,7 @@ from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common import layer_checks, pair_checks, value_checks
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.saving import kept_by_autograd
+from amd_fused.losses._common.sides import as_list
 from amd_fused.losses.afds import checks, operator, reference
 
 
@@ -75,7 +76,7 @@ def afds_loss(
         return reference.afds_loss(
             student, teacher, importance, eps=eps, layer_weights=layer_weights
         )
-    rhos = [importance] if isinstance(importance, Tensor) else list(importance)
+    rhos = as_list(importance)
     value_checks.no_transforms(owner, chosen, [*students, *teachers, *rhos])
     dtype = compute_dtype(students + teachers)
     weights = [1.0] * len(students) if layer_weights is None else layer_weights

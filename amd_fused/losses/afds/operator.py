@@ -17,6 +17,8 @@ from torch import Tensor
 
 from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.gradients import by_input
+from amd_fused.losses._common.registration import define
 from amd_fused.losses._common.saving import save, saved
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 
@@ -72,9 +74,7 @@ class _AFDS(torch.autograd.Function):
             grad_distance,
             *saved(ctx),
         )
-        following = iter(grads)
-        by_input = [next(following) if needed else None for needed in needs_grad]
-        return None, None, None, *by_input
+        return None, None, None, *by_input(grads, needs_grad)
 
 
 def _operator(step: str, backend: str) -> Any:
@@ -97,25 +97,9 @@ def _bwd_fake(
     return [torch.empty_like(a) for a, needed in inputs if needed]
 
 
-def _fwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
-    from amd_fused.losses.afds import triton
-
-    return triton.afds_fwd_triton(*args)
-
-
-def _bwd_triton(*args: Any) -> list[Tensor]:
-    from amd_fused.losses.afds import triton
-
-    return triton.afds_bwd_triton(*args)
-
-
-for _backend in KERNELS["afds"]:
-    _LIBRARY.define(f"afds_fwd_{_backend}{_FWD_SCHEMA}")
-    _LIBRARY.define(f"afds_bwd_{_backend}{_BWD_SCHEMA}")
-    torch.library.register_fake(f"amd_fused::afds_fwd_{_backend}", _fwd_fake, lib=_LIBRARY)
-    torch.library.register_fake(f"amd_fused::afds_bwd_{_backend}", _bwd_fake, lib=_LIBRARY)
-
-# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
-for _device in ("CUDA", "CPU"):
-    _LIBRARY.impl("afds_fwd_triton", _fwd_triton, _device)
-    _LIBRARY.impl("afds_bwd_triton", _bwd_triton, _device)
+define(
+    _LIBRARY, "afds_fwd", _FWD_SCHEMA, _fwd_fake, KERNELS["afds"], "amd_fused.losses.afds.triton"
+)
+define(
+    _LIBRARY, "afds_bwd", _BWD_SCHEMA, _bwd_fake, KERNELS["afds"], "amd_fused.losses.afds.triton"
+)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.saving import kept_by_autograd
+from amd_fused.losses._common.sides import as_list
 
 
 def afds_loss(
@@ -26,9 +27,9 @@ def afds_loss(
 
     Source: Wang et al., "Pay Attention to Features, Transfer Learn Faster CNNs", 2020, section 3.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
-    rhos = [importance] if isinstance(importance, Tensor) else list(importance)
+    students = as_list(student)
+    teachers = as_list(teacher)
+    rhos = as_list(importance)
     weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)
     dtype = compute_dtype(students + teachers)
     total = torch.zeros((), dtype=dtype, device=students[0].device)

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.gradients import by_input
 from amd_fused.losses._common.numbers import as_tensor
+from amd_fused.losses._common.registration import define
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 from amd_fused.losses.amd.margin import margin_polynomial
 from amd_fused.losses.amd.options import FormulaOptions, Operands, layer_weights, operands
@@ -114,9 +116,7 @@ class _AMD(torch.autograd.Function):
 
         saved = ctx.saved_tensors
         found = once_differentiable(ctx.owner, ctx.backend, gradients, grad_loss, *saved)
-        following = iter(found)
-        by_feature = [next(following) if needed else None for needed in ctx.needs_grad]
-        return None, None, None, None, None, None, *by_feature
+        return None, None, None, None, None, None, *by_input(found, ctx.needs_grad)
 
 
 def _forward(
@@ -202,22 +202,15 @@ def _amd_fwd_triton(
     return launcher.amd_fwd_triton(student, teacher, Operands(*operands), needs_grad)
 
 
-def _amd_bwd_triton(*args: Any) -> list[Tensor]:
-    from amd_fused.losses.amd.triton import launcher
-
-    return launcher.amd_bwd_triton(*args)
-
-
 _LIBRARY.define(f"amd_fwd_varying{_VARYING_SCHEMA}")
 _LIBRARY.impl("amd_fwd_varying", _amd_fwd_varying, "CompositeExplicitAutograd")
 torch.library.register_fake("amd_fused::amd_fwd_varying", _amd_varying_fake, lib=_LIBRARY)
-for _backend in KERNELS["amd"]:
-    _LIBRARY.define(f"amd_fwd_{_backend}{_FWD_SCHEMA}")
-    _LIBRARY.define(f"amd_bwd_{_backend}{_BWD_SCHEMA}")
-    torch.library.register_fake(f"amd_fused::amd_fwd_{_backend}", _amd_fwd_fake, lib=_LIBRARY)
-    torch.library.register_fake(f"amd_fused::amd_bwd_{_backend}", _amd_bwd_fake, lib=_LIBRARY)
-
-# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
-for _device in ("CUDA", "CPU"):
-    _LIBRARY.impl("amd_fwd_triton", _amd_fwd_triton, _device)
-    _LIBRARY.impl("amd_bwd_triton", _amd_bwd_triton, _device)
+define(_LIBRARY, "amd_fwd", _FWD_SCHEMA, _amd_fwd_fake, KERNELS["amd"], _amd_fwd_triton)
+define(
+    _LIBRARY,
+    "amd_bwd",
+    _BWD_SCHEMA,
+    _amd_bwd_fake,
+    KERNELS["amd"],
+    "amd_fused.losses.amd.triton.launcher",
+)

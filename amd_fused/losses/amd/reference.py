@@ -15,6 +15,7 @@ from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.layouts import as_map
 from amd_fused.losses._common.norms import NORM_FLOOR
 from amd_fused.losses._common.pooling import pool_to_common_size
+from amd_fused.losses._common.sides import as_list
 from amd_fused.losses.amd.options import Features, FormulaOptions, options_of, takes
 
 
@@ -29,8 +30,8 @@ def amd_loss(student: Features, teacher: Features, **keywords: Any) -> Tensor:
     Source: AMD paper, Eqs. 4, 6, 7 and 9.
     """
     options = options_of(FormulaOptions, "amd_loss", keywords)
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    students = as_list(student)
+    teachers = as_list(teacher)
     students = [as_map("amd_loss", "student", a, options) for a in students]
     teachers = [as_map("amd_loss", "teacher", a, options) for a in teachers]
     if options.align == "adaptive_avg":

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.pooling import pool_to_common_size
+from amd_fused.losses._common.sides import as_list
 
 
 def at_loss(
@@ -27,8 +28,8 @@ def at_loss(
 
     Source: Zagoruyko & Komodakis, "Paying More Attention to Attention", 2017, section 3.1.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    students = as_list(student)
+    teachers = as_list(teacher)
     if align == "adaptive_avg":
         students, teachers = pool_to_common_size(students, teachers)
     weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from amd_fused._backends.kernels import KERNELS
+from amd_fused.losses._common.registration import define
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 
 _LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
@@ -68,18 +69,11 @@ def _attention_map_fake(features: Tensor, in_double: bool) -> Tensor:
     return features.new_empty(batch, 1, height, width, dtype=dtype)
 
 
-def _attention_map_triton(features: Tensor, in_double: bool) -> Tensor:
-    from amd_fused.losses.attention_map import triton
-
-    return triton.attention_map_triton(features, in_double)
-
-
-for _backend in KERNELS["attention_map"]:
-    _LIBRARY.define(f"attention_map_{_backend}(Tensor features, bool in_double) -> Tensor")
-    torch.library.register_fake(
-        f"amd_fused::attention_map_{_backend}", _attention_map_fake, lib=_LIBRARY
-    )
-
-# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
-for _device in ("CUDA", "CPU"):
-    _LIBRARY.impl("attention_map_triton", _attention_map_triton, _device)
+define(
+    _LIBRARY,
+    "attention_map",
+    "(Tensor features, bool in_double) -> Tensor",
+    _attention_map_fake,
+    KERNELS["attention_map"],
+    "amd_fused.losses.attention_map.triton",
+)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype, without_autocast
+from amd_fused.losses._common.gradients import by_input, scaled
 from amd_fused.losses._common.numbers import as_tensor
 from amd_fused.losses._common.second_order import once_differentiable
 
@@ -56,18 +57,8 @@ def crd_fwd(
 
 class _CRD(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        student_bank: Tensor,
-        teacher_bank: Tensor,
-        samples: Tensor,
-        log_normalizers: Tensor,
-        numbers: Tensor,
-        needs_grad: list[bool],
-    ) -> Tensor:
-        constants = student_bank, teacher_bank, samples, log_normalizers, numbers, needs_grad
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, *constants: Any) -> Tensor:
+        needs_grad = constants[-1]
         loss, slopes = torch.ops.amd_fused.crd_fwd.default(student, teacher, *constants)
         wanted = [a for a, needed in zip((student, teacher), needs_grad, strict=True) if needed]
         # The inputs only so that a second derivative by them is noticed.
@@ -77,17 +68,8 @@ class _CRD(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
-        grads = once_differentiable("crd_loss", None, _scaled, grad_loss, *ctx.saved_tensors)
-        following = iter(grads)
-        by_input = [next(following) if needed else None for needed in ctx.needs_grad]
-        return *by_input, None, None, None, None, None, None
-
-
-def _scaled(upstream: Tensor, *saved: Tensor) -> list[Tensor]:
-    """The upstream gradient applied in the compute dtype, before the cast to the input's."""
-    half = len(saved) // 2
-    pairs = zip(saved[:half], saved[half:], strict=True)
-    return [(upstream * slope).to(a.dtype) for slope, a in pairs]
+        grads = once_differentiable("crd_loss", None, scaled, grad_loss, *ctx.saved_tensors)
+        return *by_input(grads, ctx.needs_grad), None, None, None, None, None, None
 
 
 def log_normalizers(
@@ -183,16 +165,8 @@ def _counts(samples: Tensor, first: int, last: int, dtype: torch.dtype) -> Tenso
     return counts.view(-1, width + 1)[:, :width]
 
 
-def _crd_fwd_fake(
-    student: Tensor,
-    teacher: Tensor,
-    student_bank: Tensor,
-    teacher_bank: Tensor,
-    samples: Tensor,
-    log_normalizers: Tensor,
-    numbers: Tensor,
-    needs_grad: Sequence[bool],
-) -> tuple[Tensor, list[Tensor]]:
+def _crd_fwd_fake(student: Tensor, teacher: Tensor, *constants: Any) -> tuple[Tensor, list[Tensor]]:
+    needs_grad = constants[-1]
     dtype = compute_dtype([student, teacher])
     slopes = [
         a.new_empty(a.shape, dtype=dtype)

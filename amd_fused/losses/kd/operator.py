@@ -16,6 +16,7 @@ from torch import Tensor
 from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.numbers import as_tensor
+from amd_fused.losses._common.registration import define
 from amd_fused.losses._common.saving import save, saved
 from amd_fused.losses._common.second_order import once_differentiable, one_upstream_gradient
 
@@ -120,25 +121,19 @@ def _kd_bwd_fake(
     return [torch.empty_like(z) for z, needed in wanted if needed]
 
 
-def _kd_fwd_triton(*args: Any) -> tuple[Tensor, Tensor]:
-    from amd_fused.losses.kd.triton import launcher
-
-    return launcher.kd_fwd_triton(*args)
-
-
-def _kd_bwd_triton(*args: Any) -> list[Tensor]:
-    from amd_fused.losses.kd.triton import launcher
-
-    return launcher.kd_bwd_triton(*args)
-
-
-for _backend in KERNELS["kd"]:
-    _LIBRARY.define(f"kd_fwd_{_backend}{_FWD_SCHEMA}")
-    _LIBRARY.define(f"kd_bwd_{_backend}{_BWD_SCHEMA}")
-    torch.library.register_fake(f"amd_fused::kd_fwd_{_backend}", _kd_fwd_fake, lib=_LIBRARY)
-    torch.library.register_fake(f"amd_fused::kd_bwd_{_backend}", _kd_bwd_fake, lib=_LIBRARY)
-
-# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
-for _device in ("CUDA", "CPU"):
-    _LIBRARY.impl("kd_fwd_triton", _kd_fwd_triton, _device)
-    _LIBRARY.impl("kd_bwd_triton", _kd_bwd_triton, _device)
+define(
+    _LIBRARY,
+    "kd_fwd",
+    _FWD_SCHEMA,
+    _kd_fwd_fake,
+    KERNELS["kd"],
+    "amd_fused.losses.kd.triton.launcher",
+)
+define(
+    _LIBRARY,
+    "kd_bwd",
+    _BWD_SCHEMA,
+    _kd_bwd_fake,
+    KERNELS["kd"],
+    "amd_fused.losses.kd.triton.launcher",
+)

@@ -15,8 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._backends.kernels import KERNELS
 from amd_fused.losses._common.dtypes import compute_dtype, without_autocast
+from amd_fused.losses._common.gradients import by_input, scaled
 from amd_fused.losses._common.numbers import as_tensor
+from amd_fused.losses._common.registration import define, imported
 from amd_fused.losses._common.second_order import once_differentiable
 
 # Hash values held at once: large enough for matrix products at full speed.
@@ -79,17 +82,8 @@ class _LSH(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
-        grads = once_differentiable("lsh_loss", ctx.backend, _scaled, grad_loss, *ctx.saved_tensors)
-        following = iter(grads)
-        by_input = [next(following) if needed else None for needed in ctx.needs_grad]
-        return None, None, *by_input, None, None, None, None
-
-
-def _scaled(upstream: Tensor, *saved: Tensor) -> list[Tensor]:
-    """The upstream gradient applied in the compute dtype, before the cast to the input's."""
-    half = len(saved) // 2
-    pairs = zip(saved[:half], saved[half:], strict=True)
-    return [(upstream * slope).to(a.dtype) for slope, a in pairs]
+        grads = once_differentiable("lsh_loss", ctx.backend, scaled, grad_loss, *ctx.saved_tensors)
+        return None, None, *by_input(grads, ctx.needs_grad), None, None, None, None
 
 
 def _operator(backend: str) -> Any:
@@ -173,25 +167,17 @@ def _lsh_fwd_fake(
     return student.new_empty((), dtype=dtype), slopes
 
 
-def _bce_triton(*args: Any) -> Tensor:
-    from amd_fused.losses.lsh import triton
-
-    return triton.lsh_bce_triton(*args)
-
-
-def _lsh_fwd_triton(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    return _lsh_fwd(_bce_triton, *args)
-
-
 def _lsh_fwd_cpp(*args: Any) -> tuple[Tensor, list[Tensor]]:
     return _lsh_fwd(torch.ops.amd_fused.lsh_bce_cpp.default, *args)
 
 
+_BCE_TRITON = imported("amd_fused.losses.lsh.triton", "lsh_bce_triton")
+
+
+def _lsh_fwd_triton(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    return _lsh_fwd(_BCE_TRITON, *args)
+
+
 _LIBRARY.define(f"lsh_bce_cpp{_BCE_SCHEMA}")  # implemented by csrc/cpu/rows/lsh.cpp
-for _backend in ("cpp", "triton"):
-    _LIBRARY.define(f"lsh_fwd_{_backend}{_FWD_SCHEMA}")
-    torch.library.register_fake(f"amd_fused::lsh_fwd_{_backend}", _lsh_fwd_fake, lib=_LIBRARY)
+define(_LIBRARY, "lsh_fwd", _FWD_SCHEMA, _lsh_fwd_fake, KERNELS["lsh"], _lsh_fwd_triton)
 _LIBRARY.impl("lsh_fwd_cpp", _lsh_fwd_cpp, "CPU")
-# CPU tensors: in Triton's interpreter only, which `_backends.choose` sees to.
-for _device in ("CUDA", "CPU"):
-    _LIBRARY.impl("lsh_fwd_triton", _lsh_fwd_triton, _device)

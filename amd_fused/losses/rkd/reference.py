@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.sides import as_list
 
 
 def rkd_loss(
@@ -27,8 +28,8 @@ def rkd_loss(
 
     Source: Park et al., "Relational Knowledge Distillation", 2019, section 3.2.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    students = as_list(student)
+    teachers = as_list(teacher)
     weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)
     dtype = compute_dtype(students + teachers)
     total = torch.zeros((), dtype=dtype, device=students[0].device)

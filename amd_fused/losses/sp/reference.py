@@ -9,6 +9,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.norms import NORM_FLOOR
+from amd_fused.losses._common.sides import as_list
 
 
 def sp_loss(
@@ -25,8 +26,8 @@ def sp_loss(
 
     Source: Tung & Mori, "Similarity-Preserving Knowledge Distillation", 2019, section 3.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
+    students = as_list(student)
+    teachers = as_list(teacher)
     weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)
     dtype = compute_dtype(students + teachers)
     total = torch.zeros((), dtype=dtype, device=students[0].device)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses._common.sides import as_list
 
 
 def vid_loss(
@@ -26,9 +27,9 @@ def vid_loss(
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", 2019.
     """
-    students = [student] if isinstance(student, Tensor) else list(student)
-    teachers = [teacher] if isinstance(teacher, Tensor) else list(teacher)
-    vectors = [rho] if isinstance(rho, Tensor) else list(rho)
+    students = as_list(student)
+    teachers = as_list(teacher)
+    vectors = as_list(rho)
     weights = [1.0] * len(students) if layer_weights is None else list(layer_weights)
     dtype = compute_dtype(students + teachers)
     total = torch.zeros((), dtype=dtype, device=students[0].device)

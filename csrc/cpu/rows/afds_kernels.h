@@ -93,6 +93,11 @@ AMD_INLINE void over_vectors(int64_t channels, const F& f) {
 }
 
 template <typename T>
+AMD_INLINE void add_to(T* sum, Vec<T> value) {
+  store<T>(sum, load<T>(sum) + value);
+}
+
+template <typename T>
 void afds_pixel_squares(AfdsPixels<T> p, T* first, T* second) {
   over_vectors<T>(p.channels, [&](int64_t c, auto count, int64_t left) {
     constexpr int kVectors = decltype(count)::value;
@@ -106,8 +111,8 @@ void afds_pixel_squares(AfdsPixels<T> p, T* first, T* second) {
         tt[k] += b * b;
       }
     for (int k = 0; k < kVectors; ++k) {
-      store<T>(first + c + k * kL, load<T>(first + c + k * kL) + ss[k]);
-      store<T>(second + c + k * kL, load<T>(second + c + k * kL) + tt[k]);
+      add_to<T>(first + c + k * kL, ss[k]);
+      add_to<T>(second + c + k * kL, tt[k]);
     }
   });
 }
@@ -130,8 +135,8 @@ void afds_pixel_distances(AfdsPixels<T> p, const T* inverse_s, const T* inverse_
         own[k] += difference * x;
       }
     for (int k = 0; k < kVectors; ++k) {
-      store<T>(first + c + k * kL, load<T>(first + c + k * kL) + squares[k]);
-      store<T>(second + c + k * kL, load<T>(second + c + k * kL) + own[k]);
+      add_to<T>(first + c + k * kL, squares[k]);
+      add_to<T>(second + c + k * kL, own[k]);
     }
   });
 }

@@ -33,8 +33,7 @@ struct MapRows {
 
   template <typename T>
   bool plain() const {
-    return flat && x.storage == (sizeof(T) == 8 ? kFloat64 : kFloat32) &&
-           (x.positions() == 1 || x.pixel_stride() == 1);
+    return flat && x.storage == kOwnStorage<T> && (x.positions() == 1 || x.pixel_stride() == 1);
   }
 
   // Positions [begin, begin + count) of a channel: where they lie if that will do, else widened

@@ -1,15 +1,11 @@
 // Operators of the ND loss: samples shared out among the threads.
 
-#include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "rows_tensors.h"
 
 namespace amd_fused {
 namespace {
-
-int64_t rows_of_a_unit(const Matrix& a) { return std::max<int64_t>(1, kUnitElements / a.columns); }
 
 // Labels are checked before the parallel section, whose threads then need not raise.
 void check_labels(const Tensor& target, int64_t classes) {
@@ -19,12 +15,6 @@ void check_labels(const Tensor& target, int64_t classes) {
     STD_TORCH_CHECK(found >= 0 && found < classes, "nd_loss: target must be between 0 and ",
                     classes - 1, ", the classes that class_means has, got ", found);
   }
-}
-
-// Of a sum of squares; Inf becomes NaN, which is heard.
-double norm_of(double square_sum) {
-  const double norm = std::sqrt(square_sum);
-  return std::isinf(norm) ? std::numeric_limits<double>::quiet_NaN() : norm;
 }
 
 double inverse(double norm) { return norm == 0 ? 0 : 1 / norm; }
@@ -41,7 +31,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
   const int64_t* const label = static_cast<const int64_t*>(target.data_ptr());
   const int64_t label_stride = target.stride(0);
   const NdKernels<T>& kernel = row_kernels<T>().nd;
-  torch::stable::parallel_for(0, s.rows, rows_of_a_unit(s), [&](int64_t first, int64_t last) {
+  const int64_t unit = rows_of_a_unit(s.columns);
+  torch::stable::parallel_for(0, s.rows, unit, [&](int64_t first, int64_t last) {
     T buffer[3][kTile];
     for (int64_t b = first; b < last; ++b) {
       NdSums total{};
@@ -90,7 +81,8 @@ void backward(const Tensor& grad_loss, const Matrix& s, const Matrix& t, const T
   const T* const slope = static_cast<const T*>(slopes.data_ptr());
   const int64_t* const label = static_cast<const int64_t*>(target.data_ptr());
   const int64_t upstream_stride = grad_loss.stride(0), label_stride = target.stride(0);
-  torch::stable::parallel_for(0, s.rows, rows_of_a_unit(s), [&](int64_t first, int64_t last) {
+  const int64_t unit = rows_of_a_unit(s.columns);
+  torch::stable::parallel_for(0, s.rows, unit, [&](int64_t first, int64_t last) {
     T buffer[3][kTile];
     for (int64_t b = first; b < last; ++b) {
       const T scale = upstream[b * upstream_stride];

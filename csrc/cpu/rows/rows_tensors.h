@@ -3,11 +3,17 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "amd_tensors.h"
 #include "rows.h"
 
 namespace amd_fused {
+
+// How numbers of the compute dtype lie in memory.
+template <typename T>
+constexpr Storage kOwnStorage = sizeof(T) == 8 ? kFloat64 : kFloat32;
 
 // An input or an output. Strides in elements.
 struct Matrix {
@@ -34,7 +40,7 @@ inline Matrix matrix_of(const Tensor& a) {
 
 template <typename T>
 bool is_plain(const Matrix& a) {
-  return a.storage == (sizeof(T) == 8 ? kFloat64 : kFloat32) && a.column_stride == 1;
+  return a.storage == kOwnStorage<T> && a.column_stride == 1;
 }
 
 // Reads elements [begin, begin + count) of a row: where they lie if that will do, else widened into
@@ -52,6 +58,12 @@ constexpr int64_t kUnitElements = 1 << 15;
 
 inline int64_t rows_of_a_unit(int64_t columns) {
   return std::max<int64_t>(1, kUnitElements / columns);
+}
+
+// Of a sum of squares; Inf becomes NaN, which is heard.
+inline double norm_of(double square_sum) {
+  const double norm = std::sqrt(square_sum);
+  return std::isinf(norm) ? std::numeric_limits<double>::quiet_NaN() : norm;
 }
 
 inline int64_t tiles_of(int64_t columns) { return (columns + kTile - 1) / kTile; }

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 import amd_fused
 from amd_fused._backends import build_info
+from amd_fused._machine import processor, version_of
 
 # Those that change what the package does once it is installed; docs/backends.md explains them.
 VARIABLES = ("AMD_FUSED_BACKEND", "AMD_FUSED_CPU_ISA", "AMD_FUSED_COMMIT", "TRITON_INTERPRET")
@@ -55,10 +54,10 @@ def _versions() -> Iterator[tuple[str, str]]:
     yield "amd_fused", f"{amd_fused.__version__} in {Path(amd_fused.__file__).parent}"
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
     yield "torch", f"{torch.__version__}, built with CUDA {torch.version.cuda or 'none'}"
-    yield "Triton", _version("triton") or "not installed"
+    yield "Triton", version_of("triton") or "not installed"
     yield "C++ compiler", _first_line(os.environ.get("CXX") or _found("c++", "g++", "clang++"))
     yield "nvcc", _last_line(_found("nvcc"))
-    found = [f"{name} {_version(name)}" for name in _BESIDE if _version(name)]
+    found = [f"{name} {version_of(name)}" for name in _BESIDE if version_of(name)]
     yield "beside it", ", ".join(found) or "nothing that it works with"
 
 
@@ -66,7 +65,7 @@ def _machine() -> Iterator[tuple[str, str]]:
     yield "system", f"{platform.platform()}, {' '.join(platform.libc_ver()).strip() or 'no glibc'}"
     capability = torch.backends.cpu.get_cpu_capability()
     threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    yield "CPU", f"{_processor()}, {capability}, {threads}"
+    yield "CPU", f"{processor()}, {capability}, {threads}"
     if not torch.cuda.is_available():
         yield "GPU", "torch sees none"
         return
@@ -120,22 +119,6 @@ def _tried(backend: str) -> str:
 def _difference(found: torch.Tensor, right: torch.Tensor) -> float:
     value = (found - right).abs().max() / right.abs().max()
     return float("inf") if value.isnan() else value.item()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()
 
 
 def _found(*commands: str) -> str | None:

@@ -1,24 +1,15 @@
-"""Which code a result is of: the commit, and the versions of installed packages."""
+"""Which code a result is of."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 import amd_fused
 
 # Names the commit where the sources travel without their repository.
 _COMMIT_VARIABLE = "AMD_FUSED_COMMIT"
-
-
-def version_of(package: str) -> str | None:
-    """None where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def commit() -> str | None:

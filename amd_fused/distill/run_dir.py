@@ -11,13 +11,13 @@ report.html         the pictures; report.json holds their numbers
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amd_fused._files import write_atomically
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 
@@ -124,16 +124,3 @@ def write_json(path: Path, content: Any) -> None:
     """Whole or not at all, also when the process is killed in between."""
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda part: part.write_text(text))
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(part)` to a file beside `path`, which takes its place once it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

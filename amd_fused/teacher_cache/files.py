@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._files import write_atomically
 from amd_fused.teacher_cache.rows import Rows
 
 OWNER = "TeacherCache"
@@ -105,7 +106,8 @@ def create(
             "size": size,
             "shapes": {name: list(shape) for name, shape in shapes.items()},
         }
-        _replace(folder / HEADER, json.dumps(header, indent=2) + "\n")
+        text = json.dumps(header, indent=2) + "\n"
+        write_atomically(folder / HEADER, lambda part: part.write_text(text))
         return header
 
 
@@ -212,15 +214,3 @@ def _sync(path: Path) -> None:
     """What was written to a mapping of a file, to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

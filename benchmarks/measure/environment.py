@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import amd_fused
+from amd_fused._machine import processor, version_of
 from amd_fused.distill import provenance
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def describe(device: torch.device = CPU) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": provenance.version_of("triton"),
+        "triton": version_of("triton"),
         "amd_fused": amd_fused.__version__,
         "backends": {name: str(state) for name, state in amd_fused.backends().items()},
         "commit": provenance.commit(),
@@ -48,12 +49,7 @@ def device_name(device: torch.device = CPU) -> str:
     """The processor or the GPU as its maker calls it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if found:
-            return found.group(1).strip()
-    return platform.processor() or platform.machine()
+    return processor()
 
 
 def last_level_cache_bytes(device: torch.device = CPU) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from amd_fused._files import write_atomically
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.run_dir import SCHEMA, RunDir, write_atomically
+from amd_fused.distill.run_dir import SCHEMA, RunDir
 
 
 @dataclass

@@ -18,7 +18,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from amd_fused.distill.run_dir import RunDir, write_atomically
+from amd_fused._files import write_atomically
+from amd_fused.distill.run_dir import RunDir
 
 
 class Logs:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 import amd_fused
+from amd_fused._machine import version_of
 from amd_fused.distill.config import Settings
-from amd_fused.distill.provenance import commit, version_of
+from amd_fused.distill.provenance import commit
 from amd_fused.distill.run_dir import SCHEMA
 
 _PACKAGES = ("accelerate", "numpy", "torchmetrics", "torchvision", "triton")

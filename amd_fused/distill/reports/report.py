@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from amd_fused._files import write_atomically
 from amd_fused.distill.reports import pictures
 from amd_fused.distill.reports.cam_picture import cam_picture
 from amd_fused.distill.reports.configuration import describe, describe_settings, split
@@ -34,7 +35,7 @@ from amd_fused.distill.reports.table import (
     difference_headings,
     difference_rows,
 )
-from amd_fused.distill.run_dir import write_atomically, write_json
+from amd_fused.distill.run_dir import write_json
 
 if TYPE_CHECKING:
     from amd_fused.distill.data import DataSet

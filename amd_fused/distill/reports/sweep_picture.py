@@ -10,13 +10,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from amd_fused._files import write_atomically
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods.term import Look
 from amd_fused.distill.reports.groups import TEACHER_KEY, Setup, Statistic, arrange
 from amd_fused.distill.reports.runs import gather
 from amd_fused.distill.reports.style import legend_below, looks, own_look, png
 from amd_fused.distill.reports.variants import matters, variant_texts
-from amd_fused.distill.run_dir import write_atomically
 
 # A dash pattern a teacher.
 _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (1, 1)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from amd_fused._files import write_atomically
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.reports.differences import (
     Comparison,
@@ -27,7 +28,6 @@ from amd_fused.distill.reports.groups import (
 )
 from amd_fused.distill.reports.runs import gather, tested_on, unfinished
 from amd_fused.distill.reports.variants import variant_texts
-from amd_fused.distill.run_dir import write_atomically
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ own, forked before torch has started a thread.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from killing import end, kill_at, start
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill import engine
@@ -27,20 +27,12 @@ SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
 KILLS = 5
 
 
-def in_child(action: Callable[[], None]) -> int:
+def in_child(action: Callable[[], Any]) -> int:
     """Runs it in a child; the signal that ended it, 0 for none."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+    (code,) = end(start(action))
+    if code > 0:
         sys.exit("a training failed")
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return -code
 
 
 def train(folder: Path, name: str, settings: Settings, resume: bool) -> None:
@@ -51,27 +43,9 @@ def train(folder: Path, name: str, settings: Settings, resume: bool) -> None:
 
 def killed_at(event: int, action: Callable[[], None]) -> Callable[[], None]:
     """The action in a process that dies at its event-th step, flush to disk or renaming."""
-    count = 0
-
-    def tick(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == event:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def ticking(function: Callable[..., Any]) -> Callable[..., Any]:
-        def ticked(*arguments: Any, **options: Any) -> Any:
-            tick()
-            done = function(*arguments, **options)
-            tick()
-            return done
-
-        return ticked
 
     def run() -> None:
-        register_optimizer_step_pre_hook(tick)
-        os.fsync = ticking(os.fsync)
-        Path.replace = ticking(Path.replace)  # type: ignore[method-assign]
+        register_optimizer_step_pre_hook(kill_at(event))
         action()
 
     return run
@@ -83,7 +57,7 @@ def main(folder: Path, cached: bool) -> None:
         files.FLUSH_BYTES = 1
         whole = SETTINGS.changed(mixup=0.0, teacher_cache="off")
         killed = whole.changed(teacher_cache=str(folder / "cache"))
-    in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False) and None)
+    in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False))
     in_child(lambda: train(folder, "whole", whole, resume=False))
     chance = random.Random(0)
     kills = 0

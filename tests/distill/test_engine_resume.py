@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from distill.processes import environment
+from distill.processes import said_by
 from distill.tiny_runs import Crash, assert_same_run, crash, in_step, send, tiny
 
 pytest.importorskip("accelerate")
@@ -274,15 +271,6 @@ def test_a_broken_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_runs_killed_at_random_points_end_like_the_undisturbed_one(tmp_path: Path) -> None:
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork here")
-    done = subprocess.run(
-        [sys.executable, "-m", "distill.killed_trainer", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 4
+    kills = said_by("distill.killed_trainer", str(tmp_path))
+    assert int(kills) >= 4
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)

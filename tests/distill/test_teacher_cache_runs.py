@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill.processes import environment
+from distill.processes import said_by
 from distill.tiny_runs import Crash, assert_same_run, crash, in_step, tiny
 
 pytest.importorskip("accelerate")
@@ -126,17 +124,8 @@ def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path)
 
 
 def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(tmp_path: Path) -> None:
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork here")
-    done = subprocess.run(
-        [sys.executable, "-m", "distill.killed_trainer", str(tmp_path), "cache"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) >= 4
+    kills = said_by("distill.killed_trainer", str(tmp_path), "cache")
+    assert int(kills) >= 4
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)
     assert record(tmp_path / "killed")["kept"] == str(tmp_path / "cache")
 

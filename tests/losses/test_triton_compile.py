@@ -1,7 +1,7 @@
 """Every kernel that the dispatchers launch compiles for the GPUs that matter, without one.
 
 The AMD loss for DESIGN's three benchmark shapes and 512x512, NCHW and channels_last, float32 and
-bfloat16; the losses on rows for the cases of compile_triton.py. `make test` compiles FEW of them.
+bfloat16; the losses on rows for the cases of triton_launches.py. `make test` compiles FEW of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OTHER_TRITONS = [folder for folder in os.environ.get("TRITONS", "").split(os.pat
 # Two words, stored and loaded once, that ptxas of Triton 3.9 (CUDA 13) spills in kernels of the
 # per-sample part under the limits of registers that were tried; those of 3.4 and 3.6 spill nothing.
 TWO_WORDS = 16
-# Names in compile_triton.EDGES: the module cannot be imported here, beside the interpreter.
+# Names in triton_launches.EDGES: the module cannot be imported here, beside the interpreter.
 EDGES = ("one-sample", "one-channel", "one-large-map", "two-rows", "one-row")
 ROOT = Path(__file__).parents[2]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import triton
-from compile_triton import Target, amd_launches
+from compile_triton import Target
 from triton.runtime import driver
+from triton_launches import amd_launches
 
 from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD
 

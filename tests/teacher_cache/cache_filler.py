@@ -8,13 +8,12 @@ process of its own, forked before torch has started a thread. What they did is p
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from killing import end, kill_at, start
 
 from amd_fused.teacher_cache import files
 from teacher_cache.cached_teachers import cache, loader, teacher
@@ -27,22 +26,8 @@ EVENTS = [2, 13, 16, 23, 60]
 def fill(folder: Path, seed: int, event: int = 0) -> None:
     """Flushes after every batch; kills itself at the event, 0: never. FOLDER.SEED gets the number
     of the teacher's passes."""
-    count, passes = 0, 0
-
-    def tick(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == event:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def ticking(function: Callable[..., Any]) -> Callable[..., Any]:
-        def ticked(*arguments: Any, **options: Any) -> Any:
-            tick()
-            done = function(*arguments, **options)
-            tick()
-            return done
-
-        return ticked
+    passes = 0
+    tick = kill_at(event)
 
     def run(*_: Any) -> None:
         nonlocal passes
@@ -50,30 +35,11 @@ def fill(folder: Path, seed: int, event: int = 0) -> None:
         tick()
 
     files.FLUSH_BYTES = 1
-    os.fsync = ticking(os.fsync)
-    Path.replace = ticking(Path.replace)  # type: ignore[method-assign]
     model = teacher()
     model.register_forward_hook(run)
     with cache(folder, teacher=model) as kept:
         kept.fill(loader(seed))
     folder.with_suffix(f".{seed}").write_text(str(passes))
-
-
-def start(action: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def end(*children: int) -> list[int]:
-    """Their exit codes, negative for the signal that ended one."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def passes(folder: Path, seed: int) -> int:

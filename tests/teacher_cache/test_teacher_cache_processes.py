@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from distill.processes import environment
+from distill.processes import said_by
 
 from teacher_cache.cache_filler import EVENTS
 from teacher_cache.cached_teachers import SAMPLES, by_name, cache, dataset, expected
@@ -26,17 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> dict[str, Any]:
     """What cache_filler.py printed."""
-    if not hasattr(os, "fork"):
-        pytest.skip("no fork here")
-    done = subprocess.run(
-        [sys.executable, "-m", "teacher_cache.cache_filler", str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return json.loads(said_by("teacher_cache.cache_filler", str(folder)))
 
 
 def rightly_there(folder: Path) -> int:

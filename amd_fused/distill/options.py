@@ -18,7 +18,7 @@ PROGRAM = "amd-fused"
 # A teacher learns from the labels alone. What a sweep varies it takes itself.
 _STUDENTS_ONLY = ("objective",)
 _NOT_OPTIONS = ("recipe",)
-SWEPT = ("gamma", "margin")
+SWEPT = ("gamma", "margin", "components")
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,15 +87,16 @@ def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
         return made | {"metavar": "METHOD", "type": parse}
     if kind is bool:
         return made | {"action": argparse.BooleanOptionalAction}
+    several: dict[str, Any] = {}
+    if command == "sweep" and option.name in SWEPT:
+        several = {"nargs": "+"}
     if option.metadata["choices"]:
         # Not argparse's own choices: Settings has the rule and the words for it.
-        return made | {"metavar": "{" + ",".join(option.metadata["choices"]) + "}"}
+        return made | several | {"metavar": "{" + ",".join(option.metadata["choices"]) + "}"}
     if isinstance(default, tuple):
         inner = get_args(kind)[0]
         return made | {"nargs": "*", "type": inner, "metavar": "N" if inner is int else "PATH"}
-    if command == "sweep" and option.name in SWEPT:
-        return made | {"nargs": "+", "type": kind, "metavar": "X"}
-    return made | {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
+    return made | several | {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
 
 
 def settings_of(given: argparse.Namespace, command: str) -> Settings:

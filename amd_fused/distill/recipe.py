@@ -14,6 +14,10 @@ from amd_fused.distill.trials import Trials
 UNEQUAL = "AFDS compares channel by channel, and the teacher's layers are wider than the student's"
 
 
+# By a setting's name, the values that a sweep gives it.
+Grid = Mapping[str, tuple[float | str, ...]]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A named experiment.
@@ -36,7 +40,7 @@ class Recipe:
     teacher_settings: Mapping[str, Any]
     methods: tuple[str, ...]
     seeds: int = 5
-    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    grid: Grid = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     method_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     trials: tuple[Trials, ...] = ()

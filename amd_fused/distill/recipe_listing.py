@@ -9,6 +9,7 @@ from amd_fused.distill.methods import parse
 from amd_fused.distill.paper import Values
 from amd_fused.distill.recipe import Recipe
 from amd_fused.distill.recipes import RECIPES, get
+from amd_fused.distill.setting import value_text
 from amd_fused.distill.weights import SOURCES
 
 # Of a recipe, what is not the experiment's.
@@ -90,4 +91,4 @@ def _reported(values: Values) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return " ".join(f"{v:g}" for v in value) or "-" if isinstance(value, tuple) else str(value)
+    return value_text(value) if isinstance(value, tuple) else str(value)

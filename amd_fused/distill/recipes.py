@@ -16,10 +16,12 @@ from amd_fused.distill import digits, fashion, paper
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.paper import Setup
 from amd_fused.distill.recipe import UNEQUAL, Recipe, every
+from amd_fused.distill.setting import value_text
 from amd_fused.distill.trials import tuned, usual
 
-# The grids of Figs. 7 and 8, as far as the text of section 5.4 names their points.
-_GRIDS: dict[str, tuple[float, ...]] = {
+# The grids of Figs. 5, 7 and 8, as far as the text of sections 5.2 and 5.4 names their points.
+_GRIDS: dict[str, tuple[float | str, ...]] = {
+    "components": ("a", "p", "n", "apn"),
     "gamma": (1000.0, 3000.0, 5000.0, 7000.0),
     "margin": (1.0, 1.1, 1.35, 1.5, 2.0),
 }
@@ -83,9 +85,11 @@ def _setup(name: str, title: str, common: dict[str, Any], setup: Setup) -> Recip
 
 def _by_value(name: str, setup: Setup, margins: Mapping[float, float]) -> tuple[str]:
     """What the text of 5.4 says of a grid."""
-    default = {"gamma": 5000.0, "margin": 1.35}[name]
-    found = {default: setup.methods["amd-g"][0], **(margins if name == "margin" else {})}
-    return ("top-1: AMD (g) " + ", ".join(f"{found[x]:.2f} ({x:g})" for x in sorted(found)),)
+    default: Any = {"components": "apn", "gamma": 5000.0, "margin": 1.35}[name]
+    found: dict[Any, float] = {default: setup.methods["amd-g"][0]}
+    found |= margins if name == "margin" else {}
+    of_each = (f"{found[x]:.2f} ({value_text(x)})" for x in sorted(found, key=str))
+    return ("top-1: AMD (g) " + ", ".join(of_each),)
 
 
 def _calibration(reported: paper.Calibration) -> tuple[str, ...]:
@@ -102,7 +106,9 @@ def _variants() -> list[Recipe]:
         for setup in ("a", "b"):
             base = _setup(f"{data}-{setup}", "", common, setups[setup])
             for name, values in _GRIDS.items():
-                figure = {"gamma": 7, "margin": 8}[name]
+                if (data, name) == ("cinic10", "components"):
+                    continue
+                figure = {"components": 5, "gamma": 7, "margin": 8}[name]
                 title = f"accuracy by {name} (Fig. {figure}), AMD (g)"
                 made.append(
                     replace(

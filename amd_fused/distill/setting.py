@@ -40,3 +40,14 @@ def setting(
 def flag(name: str) -> str:
     """A field's name on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def value_text(value: Any) -> str:
+    """As "10000", "yes", "layer1 layer2"; "-" for what is empty."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "-"
+    return str(value) or "-"

@@ -23,7 +23,8 @@ from amd_fused.distill import engine, models, reports
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method
-from amd_fused.distill.recipe import Recipe
+from amd_fused.distill.recipe import Grid, Recipe
+from amd_fused.distill.setting import value_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def run(
     *,
     methods: tuple[Method, ...],
     seeds: int,
-    grid: Mapping[str, tuple[float, ...]],
+    grid: Grid,
     teacher_epoch: int | None = None,
     show_progress: bool = True,
 ) -> None:
@@ -87,7 +88,7 @@ def points(
     settings: Settings,
     methods: tuple[Method, ...],
     seeds: int,
-    grid: Mapping[str, tuple[float, ...]],
+    grid: Grid,
     of_methods: Mapping[str, Mapping[str, Any]],
 ) -> list[list[Point]]:
     """The students of each seed: every method once, those with an AMD loss at every grid point.
@@ -101,11 +102,11 @@ def points(
         raise UsageError(f"--methods must differ, got {' '.join(map(str, methods))}")
     for name, values in grid.items():
         if len(set(values)) < len(values):
-            raise UsageError(f"--{name} must differ, got {' '.join(f'{v:g}' for v in values)}")
+            raise UsageError(f"--{name} must differ, got {' '.join(map(value_text, values))}")
     return [
         [
             Point(
-                Path("_".join([method.key, *(f"{k}-{v:g}" for k, v in at.items())]))
+                Path("_".join([method.key, *(f"{k}-{value_text(v)}" for k, v in at.items())]))
                 / f"seed-{seed}",
                 settings.changed(
                     **{
@@ -124,7 +125,7 @@ def points(
     ]
 
 
-def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
+def finish(out: Path, grid: Grid) -> None:
     """Table, report and pictures of all finished runs of the sweep."""
     from accelerate import PartialState
 
@@ -163,5 +164,5 @@ def cache_of(settings: Settings, method: Method, seed: int) -> str:
     return str(Path(folder, f"seed-{seed}", "+".join(method.taught_by)))
 
 
-def _grid_points(grid: Mapping[str, tuple[float, ...]]) -> Iterator[dict[str, float]]:
+def _grid_points(grid: Grid) -> Iterator[dict[str, float | str]]:
     return (dict(zip(grid, values, strict=True)) for values in product(*grid.values()))

@@ -56,6 +56,19 @@ def test_total_is_eq_8_of_parts_worked_out_one_by_one(key):
     torch.testing.assert_close(total, by_hand, rtol=1e-4, atol=1e-6)
 
 
+def test_the_components_of_amd_are_the_terms_of_eq_7():
+    step = Step.of("amd-gl")
+    found = {}
+    for components in ("apn", "a", "p", "n", "pn"):
+        objective = step.objective("amd-gl", SETTINGS.changed(components=components))
+        step.loss("amd-gl", objective)
+        found[components] = objective.parts["amd"]
+    assert min(found.values()) > 0
+    assert len({value.item() for value in found.values()}) == 5
+    torch.testing.assert_close(found["a"] + found["p"] + found["n"], found["apn"])
+    torch.testing.assert_close(found["p"] + found["n"], found["pn"])
+
+
 @pytest.mark.parametrize("key", [*KEYS, *SUMS])
 def test_a_step_gives_the_student_finite_gradients_and_the_teacher_none(key):
     step = Step.of(key)

@@ -11,7 +11,7 @@ from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 
 # Not the paper's data, with settings of their own.
-OWN = ("demo", "digits", "fashion", "fashion-gamma", "fashion-margin")
+OWN = ("demo", "digits", *("fashion" + x for x in ("", "-components", "-gamma", "-margin")))
 # Section 5.1.2, "(lambda_1, lambda_2, tau)".
 WEIGHTS = {
     "cifar10": (0.1, 0.9, 4),
@@ -147,6 +147,8 @@ def test_gamma_is_5000_but_where_masks_call_for_3000() -> None:
 def test_grids_are_those_of_the_figures() -> None:
     assert recipes.get("cinic10-b-margin").grid == {"margin": (1.0, 1.1, 1.35, 1.5, 2.0)}
     assert 5000 in recipes.get("cifar10-a-gamma").grid["gamma"]
+    assert recipes.get("cifar10-b-components").grid == {"components": ("a", "p", "n", "apn")}
+    assert "cinic10-a-components" not in recipes.RECIPES
 
 
 def test_settings_survive_a_file_and_refuse_what_is_not_theirs() -> None:

@@ -42,6 +42,20 @@ def test_every_method_once_and_amd_at_every_point_of_the_grid() -> None:
     assert str(points[0][0].folder) == "scratch/seed-0"
 
 
+def test_the_components_of_fig_5_are_swept_as_numbers_are() -> None:
+    recipe = recipes.get("fashion-components")
+    (points,) = sweep.points(
+        Settings(**recipe.settings), methods("kd", "amd-g"), 1, recipe.grid, {}
+    )
+    assert [str(point.folder) for point in points] == [
+        "kd/seed-0",
+        *(f"amd-g_components-{of}/seed-0" for of in ("a", "p", "n", "apn")),
+    ]
+    assert [point.settings.components for point in points] == ["apn", "a", "p", "n", "apn"]
+    with pytest.raises(UsageError, match="--components must differ, got a a"):
+        sweep.points(Settings(), methods("amd-g"), 1, {"components": ("a", "a")}, {})
+
+
 def test_a_method_that_does_not_go_with_the_settings_is_refused_before_any_training() -> None:
     with pytest.raises(UsageError, match="--mixup must be 0 with nd"):
         sweep.points(Settings(mixup=0.2), methods("kd", "nd"), 1, {}, {})

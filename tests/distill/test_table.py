@@ -12,7 +12,12 @@ import pytest
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.reports.groups import arrange
 from amd_fused.distill.reports.runs import gather
-from amd_fused.distill.reports.sweep_picture import sweep_levels, sweep_lines, write_sweep_picture
+from amd_fused.distill.reports.sweep_picture import (
+    sweep_figure,
+    sweep_levels,
+    sweep_lines,
+    write_sweep_picture,
+)
 from amd_fused.distill.reports.table import write_table
 from distill.run_folders import student_run, teacher_run
 
@@ -291,6 +296,19 @@ def test_a_sweep_has_a_line_a_method_and_teacher_and_levels_for_teacher_and_kd(
     path = write_sweep_picture([tmp_path], tmp_path / "gamma.png", "gamma")
     assert path == tmp_path / "gamma.png"
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_by_words_has_them_side_by_side(tmp_path: Path) -> None:
+    teacher = teacher_run(tmp_path / "t", 99)
+    for components, top1 in (("apn", 96), ("n", 94), ("a", 95)):
+        student_run(tmp_path / components, "amd-g", top1, teacher, components=components)
+    (setup,) = arrange(gather([tmp_path]))
+    (line,) = sweep_lines(setup, "components")
+    assert {word: top1.mean for word, top1 in line.points.items()} == {"apn": 96, "n": 94, "a": 95}
+    (axes,) = sweep_figure({"panel": ([line], [])}, "components").axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "n", "apn"]
+    ((_, bars),) = [(c, c.lines[0]) for c in axes.containers]
+    assert list(bars.get_xydata()[:, 1]) == [95, 94, 96]
 
 
 def test_a_sweep_over_two_settings_has_a_line_for_each_choice_of_the_other(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ class Options:
         "threshold of the negative map in masked AMD (5.6.1)",
         Rule("at least 0 and below 1", lambda value: 0 <= value < 1),
     )
+    components: str = setting(
+        "objective",
+        "apn",
+        "terms of Eq. 7 that AMD has, the others weighted by 0: a, of the whole maps, p, of their "
+        "positive and n, of their negative parts (Fig. 5)",
+        choices=("apn", "a", "p", "n", "ap", "an", "pn"),
+    )
 
 
 def _form(key: str, label: str, help: str, look: Look, *, local: bool, masked: bool) -> Term:
@@ -43,6 +50,7 @@ def _form(key: str, label: str, help: str, look: Look, *, local: bool, masked: b
             scale=settings.scale,
             local_weight=settings.local_weight if local else 0.0,
             mask_threshold=settings.mask_threshold if masked else None,
+            component_weights=[float(term in settings.components) for term in "apn"],
             backend=settings.backend,
         )
 
@@ -58,7 +66,7 @@ def _form(key: str, label: str, help: str, look: Look, *, local: bool, masked: b
         paired=True,
         weight="gamma",
         settings=(
-            *("margin", "scale"),
+            *("margin", "scale", "components"),
             *(("local_weight",) if local else ()),
             *(("mask_threshold",) if masked else ()),
         ),

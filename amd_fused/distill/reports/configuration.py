@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from amd_fused.distill.config import all_settings
 from amd_fused.distill.reports.runs import Run
-from amd_fused.distill.reports.variants import value_text
+from amd_fused.distill.setting import value_text
 
 
 def describe(run: Run) -> dict[str, str]:

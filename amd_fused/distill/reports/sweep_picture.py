@@ -1,4 +1,4 @@
-"""Accuracy by gamma or by margin, as in the paper's Figs. 7 and 8."""
+"""Accuracy by the terms of Eq. 7, by gamma or by margin, as in the paper's Figs. 5, 7 and 8."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ from amd_fused.distill.reports.groups import TEACHER_KEY, Setup, Statistic, arra
 from amd_fused.distill.reports.runs import gather
 from amd_fused.distill.reports.style import legend_below, looks, own_look, png
 from amd_fused.distill.reports.variants import matters, variant_texts
+from amd_fused.distill.setting import value_text
 
 # A dash pattern a teacher.
 _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (1, 1)))
-_AXES = {"gamma": "γ, weight of the AMD loss", "margin": "m, angular margin"}
+_AXES = {
+    "gamma": "γ, weight of the AMD loss",
+    "margin": "m, angular margin",
+    "components": "terms of Eq. 7: a of whole maps, p of positive, n of negative parts",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Line:
     key: str
     name: str
     teacher: str
-    points: dict[float, Statistic]
+    points: dict[float | str, Statistic]
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def write_sweep_picture(folders: Sequence[Path], out: Path, x: str) -> Path:
             "depends on it; found none"
         )
     path = out if out.suffix == ".png" else out / f"{x}.png"
-    picture = png(_figure(panels, x))
+    picture = png(sweep_figure(panels, x))
     write_atomically(path, lambda part: part.write_bytes(picture))
     return path
 
@@ -83,7 +88,7 @@ def sweep_lines(setup: Setup, x: str) -> list[Line]:
         others = tuple((name, value) for name, value in group.variant if name != x)
         name = ", ".join([group.label, *variant_texts(others)])
         line = found.setdefault((group.key, name), Line(group.key, name, setup.teacher, {}))
-        line.points[float(getattr(group.runs[0].settings, x))] = top1
+        line.points[getattr(group.runs[0].settings, x)] = top1
     return list(found.values())
 
 
@@ -97,7 +102,8 @@ def sweep_levels(setup: Setup) -> list[Level]:
     return levels
 
 
-def _figure(panels: dict[str, tuple[list[Line], list[Level]]], x: str) -> Figure:
+def sweep_figure(panels: dict[str, tuple[list[Line], list[Level]]], x: str) -> Figure:
+    """A panel a key, with its lines and levels, by the setting `x`."""
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     figure = Figure(figsize=(7.2 if across == 1 else 11.5, 4.6 * down), layout="constrained")
@@ -108,32 +114,51 @@ def _figure(panels: dict[str, tuple[list[Line], list[Level]]], x: str) -> Figure
     own = looks((line.key, _full_name(line)) for line in every)
     handles = {}
     for axes, (name, (lines, levels)) in zip(grid, panels.items(), strict=False):
-        handles.update(_draw(axes, lines, levels, own))
+        values = sorted({value for line in lines for value in line.points}, key=_size)
+        # Words stand side by side, numbers where they are.
+        named = any(isinstance(value, str) for value in values)
+        places = {value: float(k if named else value) for k, value in enumerate(values)}
+        handles.update(_draw(axes, lines, levels, own, places, joined=not named))
         axes.set_title(name, fontsize=11, parse_math=False)
         axes.set_xlabel(_AXES.get(x, x.replace("_", " ")), fontsize=10.5)
         axes.set_ylabel("Test top-1 (%)", fontsize=10.5)
-        values = sorted({value for line in lines for value in line.points})
-        if len(values) <= 8:
-            axes.set_xticks(values, [f"{value:g}" for value in values])
+        if named or len(values) <= 8:
+            axes.set_xticks(list(places.values()), list(map(value_text, values)))
         axes.grid(alpha=0.3)
     legend_below(figure, list(handles.values()), columns=2 if across == 1 else 3)
     return figure
 
 
+def _size(value: float | str) -> tuple[float, str]:
+    """Numbers by size, words by length."""
+    return (float(len(value)), value) if isinstance(value, str) else (value, "")
+
+
 def _draw(
-    axes: Axes, lines: Sequence[Line], levels: Sequence[Level], own: dict[str, Look]
+    axes: Axes,
+    lines: Sequence[Line],
+    levels: Sequence[Level],
+    own: dict[str, Look],
+    places: dict[float | str, float],
+    *,
+    joined: bool,
 ) -> dict[str, Any]:
-    """Draws a panel; the handles of its legend by their label."""
+    """Draws a panel; the handles of its legend by their label.
+
+    Args:
+        places: where a value stands.
+        joined: whether lines connect the values.
+    """
     handles: dict[str, Any] = {}
     for line in lines:
         look = own[_full_name(line)]
-        points = sorted(line.points.items())
+        points = sorted((places[value], top1) for value, top1 in line.points.items())
         handles[_full_name(line)] = axes.errorbar(
-            [value for value, _ in points],
+            [place for place, _ in points],
             [top1.mean for _, top1 in points],
             yerr=[top1.std or 0.0 for _, top1 in points],
             color=look.colour,
-            linestyle=look.line,
+            linestyle=look.line if joined else "none",
             marker=look.marker,
             markersize=7,
             linewidth=1.8,

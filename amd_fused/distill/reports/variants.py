@@ -8,6 +8,7 @@ from typing import Any
 from amd_fused.distill.config import WITHOUT_EFFECT, all_settings
 from amd_fused.distill.methods import Method
 from amd_fused.distill.reports.runs import Run
+from amd_fused.distill.setting import value_text
 
 Variant = tuple[tuple[str, Any], ...]
 _GROUPS = {option.name: option.metadata["group"] for option in all_settings()}
@@ -59,14 +60,3 @@ def variant_order(variant: Variant) -> list[tuple[str, float, str]]:
 def variant_texts(variant: Variant) -> list[str]:
     """As ["gamma 3000", "margin 1.35"]."""
     return [f"{name.replace('_', ' ')} {value_text(value)}" for name, value in variant]
-
-
-def value_text(value: Any) -> str:
-    """As "10000", "yes", "layer1 layer2"; "-" for what is empty."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "-"
-    return str(value) or "-"

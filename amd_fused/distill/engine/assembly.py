@@ -37,6 +37,7 @@ class TrainedNetwork:
     network: nn.Module
     layers: models.Layers
     parameters: int
+    code: models.PlainCode
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,10 @@ def build(
     )
     own = getattr(settings, f"{side}_layers"), getattr(settings, f"{side}_embedding")
     layers = _layers(method, any(own), network, lambda: models.layers(name, network, *own), dataset)
-    trained = TrainedNetwork(name, network, layers, models.count_parameters(network))
+    code = models.plain_code(
+        name, network, num_classes=dataset.num_classes, channels=dataset.channels
+    )
+    trained = TrainedNetwork(name, network, layers, models.count_parameters(network), code)
     teacher = None
     if source is not None:
         saved = source.load(dataset)

@@ -21,6 +21,7 @@ from amd_fused.distill.engine.assembly import (
     read_data,
 )
 from amd_fused.distill.engine.batches import eval_batches
+from amd_fused.distill.engine.export import write_model
 from amd_fused.distill.engine.interrupts import Interrupts
 from amd_fused.distill.engine.logs import Display, announce, announce_teacher
 from amd_fused.distill.engine.loop import Loop
@@ -182,7 +183,12 @@ def _train(
     if accelerator.device.type == "cuda":
         # A sweep's next run needs the memory that torch would hold back for this one.
         accelerator.free_memory()
-    return _result(loop, settings, trained, distance)
+    result = _result(loop, settings, trained, distance)
+    launch.on_main_process(
+        accelerator,
+        lambda: write_model(run, trained.network, trained.code, config, dataset, result["test"]),
+    )
+    return result
 
 
 def _identity(

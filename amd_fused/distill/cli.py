@@ -21,6 +21,7 @@ from amd_fused.distill.options import (
     settings_of,
 )
 from amd_fused.distill.run_dir import RunDir
+from amd_fused.distill.teacher_options import add_teacher_options, teacher_of
 
 _DESCRIPTION = """\
 Distil small networks from big ones with the AMD loss and its siblings, as the AMD paper does.
@@ -69,15 +70,7 @@ def _parser() -> Parser:
     teacher = add("train-teacher", _train_teacher, "train a teacher from the labels")
     add_run_options(teacher, "train-teacher")
     student = add("distill", _distill, "train a student, from scratch or under a teacher")
-    student.add_argument(
-        "--teacher-run", type=Path, metavar="DIR", help="folder of the teacher's run"
-    )
-    student.add_argument(
-        "--teacher-epoch",
-        type=int,
-        metavar="N",
-        help="take the teacher as it was after this epoch (early-stopped KD); default: the last",
-    )
+    add_teacher_options(student)
     add_run_options(student, "distill")
     for made in (teacher, student):
         made.add_argument("--resume", action="store_true", help="go on where the run was stopped")
@@ -154,30 +147,13 @@ def _distill(given: argparse.Namespace) -> None:
     settings = settings_of(given, "distill")
     path = folder(given, f"{settings.method}-seed-{settings.seed}")
     run = RunDir(path)
-    teacher_run = given.teacher_run
-    teacher_epoch = given.teacher_epoch
+    known = None
     if given.resume and run.config_file.exists():
         settings = run.settings().changed(**overrides(given))
         known = run.config()["teacher"]
-        if teacher_run is None and known is not None:
-            teacher_run = Path(known["run"])
-            teacher_epoch = known["epoch"] if teacher_epoch is None else teacher_epoch
-    if teacher_epoch is not None and teacher_run is None:
-        raise UsageError("--teacher-epoch needs --teacher-run, whose epochs it chooses from")
-    teacher = None
-    if teacher_run is not None:
-        if not teacher_run.is_dir():
-            raise UsageError(f"--teacher-run must be the folder of a teacher, got {teacher_run}")
-        settings = settings.changed(teacher=RunDir(teacher_run).settings().teacher)
-    elif settings.method.distilled:
-        raise UsageError(
-            f"--teacher-run must be given for --method {settings.method}; "
-            "`amd-fused train-teacher` makes one"
-        )
+    settings, teacher = teacher_of(given, settings, known)
     from amd_fused.distill import engine
 
-    if teacher_run is not None:
-        teacher = engine.TeacherChoice(teacher_run, teacher_epoch)
     finished = run.result_file.exists()
     result = engine.distill(
         settings,

@@ -70,8 +70,7 @@ def _belongs_elsewhere(name: str, command: str) -> bool:
     """Whether another option of the command says it."""
     return {
         "train-teacher": name.startswith("student") or name in ("mixup", "teacher_cache"),
-        # The teacher's run says which network it is.
-        "distill": name == "teacher",
+        "distill": False,
         "sweep": name in ("method", "seed"),
         "tune": name in ("method", "seed"),
     }[command]

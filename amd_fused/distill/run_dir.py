@@ -4,6 +4,8 @@ config.json         settings, role, the teacher's identity, versions, commit, co
 log.jsonl           a line an epoch: losses by part, learning rate, speed, test metrics
 tensorboard/        the same for TensorBoard
 checkpoints/        last.pt for --resume, epoch-0010.pt: weights kept for students and later looks
+model.safetensors   weights after the last epoch; README.md, their model card; and for networks of
+                    this package model.py, their source: they load where it is not installed
 result.json         metrics after the last epoch, the best epoch, calibration bins, time
 report.html         the pictures; report.json holds their numbers
 """
@@ -56,6 +58,18 @@ class RunDir:
     def weights_file(self, epoch: int) -> Path:
         """The network's weights after an epoch, counted from 1."""
         return self.checkpoints / f"epoch-{epoch:04d}.pt"
+
+    @property
+    def model_file(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def model_card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def model_source(self) -> Path:
+        return self.path / "model.py"
 
     @property
     def result_file(self) -> Path:

@@ -44,7 +44,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train-teacher", "--lr", "nan"], "--lr must be finite, got nan"),
         (["train-teacher", "--data", "svhn"], "--data must be one of digits, mnist, f"),
         (["train-teacher", "--teacher", "wrn17-1"], "wrn17-1"),
-        (["distill"], "--teacher-run must be given for --method amd-gl; `amd-fused train-teacher`"),
+        (["distill"], "--teacher-run or --teacher-weights must be given for --method amd-gl; `amd"),
         (["distill", "--teacher-run", "missing"], "--teacher-run must be the folder of a teacher"),
         (["distill", "--method", "scratch", "--teacher-epoch", "3"], "needs --teacher-run"),
         (["evaluate", "missing"], "RUN must be the folder of a run, got missing"),
@@ -109,7 +109,7 @@ def test_every_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
     for name in Settings.__dataclass_fields__:
         assert any(f"--{name.replace('_', '-')} " in text for text in shown.values()), name
     assert "--gamma" not in shown["train-teacher"]
-    assert "--teacher " not in shown["distill"]
+    assert "--teacher-weights " in shown["distill"]
     assert "angular margin m (Eq. 6)" in shown["distill"]
 
 

@@ -74,7 +74,7 @@ def distill(choice: engine.TeacherChoice | None, path: Path, **changes: Any) -> 
 
 
 def test_a_method_with_a_teacher_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--teacher-run must be given for --method kd, got no"):
+    with pytest.raises(UsageError, match="--teacher-weights must be given for --method kd"):
         distill(None, tmp_path, method="kd")
 
 

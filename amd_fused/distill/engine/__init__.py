@@ -1,19 +1,24 @@
 """Training, checkpoints, tests and logs of one run."""
 
 from amd_fused.distill.engine.interrupts import Terminated
-from amd_fused.distill.engine.networks import (
-    SavedNetwork,
-    TeacherChoice,
-    load_saved_network,
-)
+from amd_fused.distill.engine.networks import SavedNetwork, load_saved_network
 from amd_fused.distill.engine.runs import distill, evaluate, train_teacher
+from amd_fused.distill.engine.teachers import (
+    TeacherChoice,
+    TeacherSource,
+    TeacherWeights,
+    source_of,
+)
 
 __all__ = [
     "SavedNetwork",
     "TeacherChoice",
+    "TeacherSource",
+    "TeacherWeights",
     "Terminated",
     "distill",
     "evaluate",
     "load_saved_network",
+    "source_of",
     "train_teacher",
 ]

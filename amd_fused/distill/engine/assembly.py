@@ -18,11 +18,11 @@ from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batches import eval_batches, to_device
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.engine.cached_teacher import attach
-from amd_fused.distill.engine.networks import SavedNetwork, TeacherChoice, load_saved_network
 from amd_fused.distill.engine.objective import FrozenTeacher, Objective, Output
+from amd_fused.distill.engine.teachers import Teacher, TeacherSource
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Embeddings, MapShape, Method, Shapes
-from amd_fused.distill.run_dir import TEACHER, RunDir
+from amd_fused.distill.run_dir import TEACHER
 
 # Images that an objective is tried with before the training.
 _TRIED = 4
@@ -37,13 +37,14 @@ class TrainedNetwork:
     network: nn.Module
     layers: models.Layers
     parameters: int
+    code: models.PlainCode
 
 
 @dataclass(frozen=True)
 class TeacherNetwork:
     """A run's teacher. A student from scratch may have one too, to measure its distance to."""
 
-    saved: SavedNetwork
+    saved: Teacher
     layers: models.Layers
 
 
@@ -79,7 +80,7 @@ def load_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
 def build(
     role: str,
     settings: Settings,
-    choice: TeacherChoice | None,
+    source: TeacherSource | None,
     dataset: data.DataSet,
     accelerator: Accelerator,
 ) -> tuple[TrainedNetwork, TeacherNetwork | None]:
@@ -89,8 +90,11 @@ def build(
         UsageError: they do not, or one is missing, unknown or broken.
     """
     method = settings.method
-    if method.distilled and choice is None:
-        raise UsageError(f"--teacher-run must be given for --method {method}, got no teacher")
+    if method.distilled and source is None:
+        raise UsageError(
+            f"--teacher-run or --teacher-weights must be given for --method {method}, got no "
+            "teacher"
+        )
     method.check(settings)
     side = "teacher" if role == TEACHER else "student"
     name = models.canonical(getattr(settings, side))
@@ -103,10 +107,13 @@ def build(
     )
     own = getattr(settings, f"{side}_layers"), getattr(settings, f"{side}_embedding")
     layers = _layers(method, any(own), network, lambda: models.layers(name, network, *own), dataset)
-    trained = TrainedNetwork(name, network, layers, models.count_parameters(network))
+    code = models.plain_code(
+        name, network, num_classes=dataset.num_classes, channels=dataset.channels
+    )
+    trained = TrainedNetwork(name, network, layers, models.count_parameters(network), code)
     teacher = None
-    if choice is not None:
-        saved = load_saved_network(RunDir(choice.run), dataset, choice.epoch)
+    if source is not None:
+        saved = source.load(dataset)
         theirs = settings.teacher_layers, settings.teacher_embedding
         layers = _layers(method, any(theirs), saved.network, lambda: saved.layers(*theirs), dataset)
         teacher = TeacherNetwork(saved, layers)

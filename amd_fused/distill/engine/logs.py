@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,11 @@ from rich.progress import (
 from rich.table import Column
 
 from amd_fused._files import write_atomically
+from amd_fused.distill.data import DataSet
 from amd_fused.distill.run_dir import RunDir
+
+# A teacher below so many times the accuracy of guessing is worth a doubt.
+_NEAR_CHANCE = 2
 
 
 class Logs:
@@ -126,6 +131,18 @@ class Display:
 def announce(text: str) -> None:
     """A line on stderr from within a signal handler, where buffers and locks may be in use."""
     os.write(2, f"\n{text}\n".encode())
+
+
+def announce_teacher(name: str, top1: float, dataset: DataSet) -> None:
+    """A line on stderr: what a teacher reaches that was trained elsewhere."""
+    mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (dataset.mean, dataset.std))
+    low = top1 < _NEAR_CHANCE * 100 / dataset.num_classes
+    doubt = "; that is near chance: was it trained on images normalised so?" if low else ""
+    print(
+        f"the teacher {name}: top-1 {top1:.2f} % of the test images of {dataset.name}, normalised "
+        f"by mean {mean} and std {std}{doubt}",
+        file=sys.stderr,
+    )
 
 
 def _shown(losses: Mapping[str, float]) -> str:

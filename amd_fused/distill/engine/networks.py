@@ -16,14 +16,6 @@ from amd_fused.distill.run_dir import TEACHER, RunDir
 
 
 @dataclass(frozen=True)
-class TeacherChoice:
-    """A teacher's run, and the epoch after which its weights are taken; None: the last."""
-
-    run: Path
-    epoch: int | None = None
-
-
-@dataclass(frozen=True)
 class SavedNetwork:
     """A network with the weights that a run saved after an epoch, in evaluation mode on the CPU."""
 

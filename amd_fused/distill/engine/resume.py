@@ -8,7 +8,7 @@ from typing import Any
 from amd_fused.distill.config import WITHOUT_EFFECT, Settings
 from amd_fused.distill.engine import checkpoints
 from amd_fused.distill.engine.checkpoints import Progress
-from amd_fused.distill.engine.networks import TeacherChoice
+from amd_fused.distill.engine.teachers import TeacherSource, described
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir
 from amd_fused.distill.setting import flag
@@ -24,7 +24,7 @@ class RunState:
 
 
 def load_run_state(
-    run: RunDir, role: str, settings: Settings, teacher: TeacherChoice | None, resume: bool
+    run: RunDir, role: str, settings: Settings, teacher: TeacherSource | None, resume: bool
 ) -> RunState:
     """The state of the run in a folder; empty, where it begins.
 
@@ -60,23 +60,23 @@ def _check_settings(run: RunDir, settings: Settings) -> None:
 
 
 def _check_teacher(
-    run: RunDir, before: dict[str, Any] | None, given: TeacherChoice | None, finished: bool
+    run: RunDir, before: dict[str, Any] | None, given: TeacherSource | None, finished: bool
 ) -> None:
     if before is None or given is None:
         if before is not None or given is not None:
-            was = "no teacher" if before is None else f"the teacher {before['run']}"
-            got = "none" if given is None else given.run
+            was = "no teacher" if before is None else f"the teacher {described(before)}"
+            got = "none" if given is None else given
             raise UsageError(f"--resume: {run.path} must go on with {was}, got {got}")
         return
     try:
-        file = checkpoints.weights_file(RunDir(given.run), given.epoch)
+        digest = given.weights_hash()
     except UsageError:
         # A finished student can do without its teacher.
         if finished:
             return
         raise
-    if checkpoints.weights_hash(file) != before["weights_sha256"]:
+    if digest != before["weights_sha256"]:
         raise UsageError(
-            f"--resume: {run.path} must go on with the teacher {before['run']} as it was after "
-            f"epoch {before['epoch']}, got other weights, {file}"
+            f"--resume: {run.path} must go on with the teacher {described(before)}, got other "
+            f"weights, those of {given}"
         )

@@ -21,13 +21,15 @@ from amd_fused.distill.engine.assembly import (
     read_data,
 )
 from amd_fused.distill.engine.batches import eval_batches
+from amd_fused.distill.engine.export import write_model
 from amd_fused.distill.engine.interrupts import Interrupts
-from amd_fused.distill.engine.logs import Display, announce
+from amd_fused.distill.engine.logs import Display, announce, announce_teacher
 from amd_fused.distill.engine.loop import Loop
 from amd_fused.distill.engine.metrics import measure
-from amd_fused.distill.engine.networks import TeacherChoice, load_saved_network
+from amd_fused.distill.engine.networks import load_saved_network
 from amd_fused.distill.engine.objective import FeatureExtractor, amd_distance
 from amd_fused.distill.engine.resume import RunState, load_run_state
+from amd_fused.distill.engine.teachers import TeacherSource
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import SCRATCH
 from amd_fused.distill.run_dir import STUDENT, TEACHER, RunDir, write_json
@@ -58,7 +60,7 @@ def train_teacher(
 def distill(
     settings: Settings,
     output_dir: Path,
-    teacher: TeacherChoice | None,
+    teacher: TeacherSource | None,
     *,
     resume: bool = False,
     show_progress: bool = True,
@@ -71,7 +73,7 @@ def distill(
         resume: as in :func:`train_teacher`, as what is raised.
     """
     if teacher is not None:
-        network = RunDir(teacher.run).config()["network"]
+        network = teacher.network_name
         if models.canonical(settings.teacher) != network:
             settings = settings.changed(teacher=network)
     return _run(STUDENT, settings, output_dir, teacher, resume, show_progress)
@@ -107,7 +109,7 @@ def _run(
     role: str,
     settings: Settings,
     output_dir: Path,
-    choice: TeacherChoice | None,
+    source: TeacherSource | None,
     resume: bool,
     show_progress: bool,
 ) -> dict[str, Any]:
@@ -115,12 +117,12 @@ def _run(
     accelerator = launch.start(settings)
     with Interrupts(announce) as interrupts:
         state = launch.on_main_process(
-            accelerator, lambda: load_run_state(run, role, settings, choice, resume)
+            accelerator, lambda: load_run_state(run, role, settings, source, resume)
         )
         result = state.result
         if result is None:
             result = _train(
-                role, settings, run, choice, state, accelerator, interrupts, show_progress
+                role, settings, run, source, state, accelerator, interrupts, show_progress
             )
             launch.on_main_process(accelerator, lambda: write_json(run.result_file, result))
     return result
@@ -130,14 +132,17 @@ def _train(
     role: str,
     settings: Settings,
     run: RunDir,
-    choice: TeacherChoice | None,
+    source: TeacherSource | None,
     state: RunState,
     accelerator: Accelerator,
     interrupts: Interrupts,
     show_progress: bool,
 ) -> dict[str, Any]:
     dataset = load_data(settings, accelerator)
-    trained, teacher = build(role, settings, choice, dataset, accelerator)
+    trained, teacher = build(role, settings, source, dataset, accelerator)
+    identity = (
+        None if teacher is None else _identity(teacher, settings, dataset, state, accelerator)
+    )
     resumed = state.checkpoint is not None
     objective, frozen, teacher_cache = make_objective(
         settings, trained, teacher, dataset, accelerator, resumed=resumed
@@ -147,7 +152,7 @@ def _train(
         settings,
         trained.name,
         trained.parameters,
-        None if teacher is None else teacher.saved.identity(),
+        identity,
         accelerator.device,
         accelerator.num_processes,
     )
@@ -178,7 +183,37 @@ def _train(
     if accelerator.device.type == "cuda":
         # A sweep's next run needs the memory that torch would hold back for this one.
         accelerator.free_memory()
-    return _result(loop, settings, trained, distance)
+    result = _result(loop, settings, trained, distance)
+    launch.on_main_process(
+        accelerator,
+        lambda: write_model(run, trained.network, trained.code, config, dataset, result["test"]),
+    )
+    return result
+
+
+def _identity(
+    teacher: TeacherNetwork,
+    settings: Settings,
+    dataset: data.DataSet,
+    state: RunState,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """What config.json says of a teacher; where nobody tested it on these images, it is tested.
+
+    What it reaches is said, because images that are not normalised as those it was trained on leave
+    no other trace.
+    """
+    if state.config is not None:
+        return dict(state.config["teacher"])
+    identity = teacher.saved.identity()
+    if identity["top1"] is None:
+        batches = eval_batches(dataset.test, settings, accelerator)
+        measures = measure(teacher.saved.network, batches, dataset.num_classes, accelerator)
+        top1 = measures.test["top1"]
+        identity["top1"] = top1
+        if accelerator.is_main_process:
+            announce_teacher(teacher.saved.name, top1, dataset)
+    return identity
 
 
 def _distance(

@@ -9,11 +9,13 @@ from amd_fused.distill.models.features import (
     with_layouts,
 )
 from amd_fused.distill.models.names import canonical
+from amd_fused.distill.models.plain_code import PlainCode, plain_code
 from amd_fused.distill.models.registry import MIN_IMAGE_SIZE, build, count_parameters
 
 __all__ = [
     "MIN_IMAGE_SIZE",
     "Layers",
+    "PlainCode",
     "build",
     "canonical",
     "check_pair",
@@ -21,5 +23,6 @@ __all__ = [
     "embedding_width",
     "layers",
     "map_shapes",
+    "plain_code",
     "with_layouts",
 ]

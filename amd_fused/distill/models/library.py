@@ -56,14 +56,25 @@ def build(source: str, name: str, *, num_classes: int, channels: int, image_size
                 f"({_one_line(error)})"
             ) from None
     else:
-        options = {"aux_logits": False, "init_weights": True} if name in _AUXILIARY else {}
         models = load_torchvision().models
+        options = torchvision_options(name)
         model = models.get_model(name, weights=None, num_classes=num_classes, **options)
         if channels != 3:
             _replace_first_convolution(model, f"{source}/{name}", channels)
     assert isinstance(model, nn.Module)
     _try_images(model, f"{source}/{name}", num_classes, channels, image_size)
     return model
+
+
+def torchvision_options(name: str) -> dict[str, bool]:
+    """What makes a network of torchvision give logits alone."""
+    return {"aux_logits": False, "init_weights": True} if name in _AUXILIARY else {}
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """Its module path and itself; empty and None where there is none."""
+    found = ((path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    return next(found, ("", None))
 
 
 def maps_and_embedding(model: nn.Module) -> tuple[tuple[str, ...], str]:
@@ -87,9 +98,7 @@ def _timm() -> ModuleType:
 
 
 def _replace_first_convolution(model: nn.Module, name: str, channels: int) -> None:
-    path, old = next(
-        ((path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)), ("", None)
-    )
+    path, old = first_convolution(model)
     if old is None or old.in_channels != 3 or old.groups != 1:
         raise UsageError(
             f"{name} takes images of 3 channels and has no first convolution that could be "

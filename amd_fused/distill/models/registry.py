@@ -41,13 +41,19 @@ def build(name: str, *, num_classes: int, channels: int, image_size: int, seed: 
             return library.build(
                 source, model, num_classes=num_classes, channels=channels, image_size=image_size
             )
-        if name.startswith("WRN"):
-            depth, width = map(int, name.removeprefix("WRN").split("-"))
-            return wrn.WideResNet(depth, width, num_classes=num_classes, channels=channels)
-        if name.startswith("ResNet"):
-            depth = int(name.removeprefix("ResNet"))
-            return resnet.CifarResNet(depth, num_classes=num_classes, channels=channels)
-        return mobilenet.MobileNetV2(num_classes=num_classes, channels=channels)
+        kind, sizes = own_network(name)
+        return kind(*sizes, num_classes=num_classes, channels=channels)
+
+
+def own_network(name: str) -> tuple[type[nn.Module], tuple[int, ...]]:
+    """The class of a network of this package by its canonical name, and its arguments beside
+    `num_classes` and `channels`."""
+    if name.startswith("WRN"):
+        depth, width = map(int, name.removeprefix("WRN").split("-"))
+        return wrn.WideResNet, (depth, width)
+    if name.startswith("ResNet"):
+        return resnet.CifarResNet, (int(name.removeprefix("ResNet")),)
+    return mobilenet.MobileNetV2, ()
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -25,12 +25,16 @@ def describe(run: Run) -> dict[str, str]:
         "Teacher": "-",
         "Teacher's run": "-",
         "Teacher's epoch": "-",
+        "Teacher's file": "-",
     }
     if teacher is not None:
         top1 = "" if teacher["top1"] is None else f", top-1 {teacher['top1']:.2f} %"
         facts["Teacher"] = f"{teacher['network']}{top1}"
-        facts["Teacher's run"] = str(teacher["run"])
-        facts["Teacher's epoch"] = f"{teacher['epoch']} of {teacher['epochs']}"
+        if "run" in teacher:
+            facts["Teacher's run"] = str(teacher["run"])
+            facts["Teacher's epoch"] = f"{teacher['epoch']} of {teacher['epochs']}"
+        else:
+            facts["Teacher's file"] = f"{teacher['file']}, SHA-256 {teacher['weights_sha256']}"
     versions = config.get("versions") or {}
     facts |= {
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,6 @@ from amd_fused.distill import models
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.reports.groups import TEACHER_KEY, Group, Setup
 from amd_fused.distill.reports.runs import Run
-from amd_fused.distill.run_dir import RunDir
 
 if TYPE_CHECKING:
     from amd_fused.distill.data import DataSet
@@ -48,6 +46,16 @@ class GradCam:
     images: Tensor
     networks: list[NetworkCams]
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A network of a picture: where it comes from, as config.json says it of a teacher, and its
+    maps, where its own are not meant."""
+
+    label: str
+    identity: dict[str, Any]
+    maps: tuple[str, ...] = ()
 
 
 def grad_cam(
@@ -130,11 +138,11 @@ def _grad_cams(setup: Setup, loaded: dict[tuple[Any, ...], DataSet]) -> GradCam 
     pixels = data.test.batch(indices, None)
     labels = data.test.labels[indices]
     networks, notes = [], []
-    for label, path, epoch in _networks(chosen):
+    for shown in _networks(chosen):
         try:
-            networks.append(_network(label, path, epoch, data, pixels, labels))
+            networks.append(_network(shown, data, pixels, labels))
         except (UsageError, OSError, RuntimeError) as error:
-            notes.append(f"{label}: {error}")
+            notes.append(f"{shown.label}: {error}")
     if not networks:
         return "; ".join(notes)
     return GradCam(
@@ -162,24 +170,23 @@ def spread(labels: Tensor, count: int) -> list[int]:
     return in_turn[:count]
 
 
-def _networks(chosen: Sequence[tuple[Group, Run]]) -> list[tuple[str, Path, int | None]]:
-    """Label, folder and epoch of every network, the teacher first, also if it is no group."""
-    networks: list[tuple[str, Path, int | None]] = []
+def _networks(chosen: Sequence[tuple[Group, Run]]) -> list[_Shown]:
+    """Of every group's run, the teacher first, also if it is no group."""
+    networks = [_Shown(group.name, {"run": run.path, "epoch": None}) for group, run in chosen]
     if not any(group.key == TEACHER_KEY for group, _ in chosen):
-        teachers = (run.teacher for _, run in chosen if run.teacher is not None)
-        for teacher in list(teachers)[:1]:
-            networks.append(("Teacher", Path(teacher["run"]), teacher["epoch"]))
-    return networks + [(group.name, run.path, None) for group, run in chosen]
+        for _, run in chosen:
+            if run.teacher is not None:
+                return [_Shown("Teacher", run.teacher, run.settings.teacher_layers), *networks]
+    return networks
 
 
-def _network(
-    label: str, path: Path, epoch: int | None, data: DataSet, pixels: Tensor, labels: Tensor
-) -> NetworkCams:
-    from amd_fused.distill.engine import load_saved_network
+def _network(shown: _Shown, data: DataSet, pixels: Tensor, labels: Tensor) -> NetworkCams:
+    from amd_fused.distill.engine import source_of
 
-    saved = load_saved_network(RunDir(path), data, epoch)
+    source = source_of(shown.identity)
+    saved = source.load(data)
     model = saved.network
-    layers = models.with_layouts(model, saved.layers(), data.channels, data.image_size)
+    layers = models.with_layouts(model, saved.layers(shown.maps), data.channels, data.image_size)
     chosen = levels(layers.maps)
     with torch.no_grad():
         predicted = model(pixels).argmax(1).tolist()
@@ -187,7 +194,7 @@ def _network(
         grad_cam(model, layer, pixels, labels, channels_last=layer in layers.channels_last)
         for layer in chosen
     ]
-    return NetworkCams(label, str(path), saved.name, chosen, maps, predicted)
+    return NetworkCams(shown.label, str(source), saved.name, chosen, maps, predicted)
 
 
 def _data(run: Run, loaded: dict[tuple[Any, ...], DataSet]) -> DataSet:

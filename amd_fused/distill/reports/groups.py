@@ -228,7 +228,7 @@ def _teachers_of(students: Sequence[Run], runs: Sequence[Run]) -> Group:
 
 def _teacher_run(teacher: dict[str, Any], runs: Sequence[Run]) -> Run | None:
     """The teacher's run if its last weights were used and it still is what it was then."""
-    if teacher["epoch"] < teacher["epochs"]:
+    if "run" not in teacher or teacher["epoch"] < teacher["epochs"]:
         return None
     path = Path(teacher["run"])
 
@@ -251,6 +251,8 @@ def _teacher_run(teacher: dict[str, Any], runs: Sequence[Run]) -> Run | None:
 
 def _logged(teacher: dict[str, Any]) -> Metrics:
     """Test metrics of the epoch that was used, where the teacher's log can be read."""
+    if "run" not in teacher:
+        return {}
     for line in RunDir(Path(teacher["run"])).epochs():
         test = line["test"]
         if line["epoch"] == teacher["epoch"] and test["top1"] == teacher["top1"]:

@@ -132,7 +132,7 @@ def unfinished(folders: Sequence[Path]) -> list[Path]:
 def _label(teacher: dict[str, Any] | None) -> str:
     if teacher is None:
         return ""
-    stopped = teacher["epoch"] < teacher["epochs"]
+    stopped = "run" in teacher and teacher["epoch"] < teacher["epochs"]
     epoch = f" (epoch {teacher['epoch']} of {teacher['epochs']})" if stopped else ""
     return f"{teacher['network']}{epoch}"
 

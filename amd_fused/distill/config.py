@@ -6,10 +6,11 @@ names, the command line what it is told.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method, MethodSettings, parse
@@ -20,6 +21,7 @@ from amd_fused.distill.setting import (
     POSITIVE,
     Rule,
     flag,
+    from_plain,
     setting,
 )
 
@@ -234,18 +236,14 @@ class Settings(MethodSettings):
         Raises:
             UsageError: an option is unknown or has the wrong type.
         """
-        types = get_type_hints(cls)
         made: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in types:
+            if name not in setting_types():
                 raise UsageError(f"settings: {name!r} is no option of this version")
-            made[name] = tuple(value) if isinstance(value, list) else value
-            kind = get_origin(types[name]) or types[name]
-            if kind is Method and isinstance(value, str):
-                made[name] = parse(value)
-            # A whole number stands for a float too.
-            if not isinstance(made[name], (float, int) if kind is float else kind):
-                raise UsageError(f"settings: {name} has the wrong type, got {value!r}")
+            try:
+                made[name] = setting_value(name, value)
+            except TypeError as error:
+                raise UsageError(f"settings: {name} must be {error}, got {value!r}") from None
         return cls(**made)
 
 
@@ -256,3 +254,28 @@ def all_settings() -> list[Field[Any]]:
         fields(Settings),
         key=lambda option: (GROUPS.index(option.metadata["group"]), option.name in of_methods),
     )
+
+
+def setting_types() -> dict[str, Any]:
+    """The type of each setting, by its name."""
+    return _types_of(Settings)
+
+
+@functools.cache
+def _types_of(settings: type[Settings]) -> dict[str, Any]:
+    return get_type_hints(settings)
+
+
+def setting_value(name: str, value: Any) -> Any:
+    """A plain value, as JSON and YAML have them, as that of a setting.
+
+    Raises:
+        TypeError: it has the wrong type; the message says what it must be.
+        UsageError: it is the key of a method that there is not.
+    """
+    kind = setting_types()[name]
+    if kind is not Method:
+        return from_plain(value, kind)
+    if not isinstance(value, str):
+        raise TypeError("the name of a method")
+    return parse(value)

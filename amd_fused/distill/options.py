@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-from amd_fused.distill import recipes
+from amd_fused.distill import recipe_files
 from amd_fused.distill.config import Settings, all_settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method, parse
@@ -48,7 +48,8 @@ def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
         "--recipe",
         default="digits",
         metavar="NAME",
-        help="what all other options start from (default: digits; `amd-fused recipes` lists them)",
+        help="what all other options start from: one that `amd-fused recipes` lists or a file that "
+        "ends in .yaml (default: digits)",
     )
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="default: runs/<recipe>/<what is trained>"
@@ -104,7 +105,7 @@ def settings_of(given: argparse.Namespace, command: str) -> Settings:
     Raises:
         UsageError: the recipe is unknown, or a value breaks its rule.
     """
-    recipe = recipes.get(given.recipe)
+    recipe = recipe_files.find(given.recipe)
     values: dict[str, Any] = dict(recipe.settings)
     if command == "train-teacher":
         values |= recipe.teacher_settings
@@ -133,7 +134,9 @@ def folder(given: argparse.Namespace, *parts: str) -> Path:
     Raises:
         UsageError: it is a file, or may not be written into.
     """
-    path: Path = given.output_dir or Path("runs").joinpath(given.recipe, *parts)
+    path: Path = given.output_dir or Path("runs").joinpath(
+        recipe_files.title_of(given.recipe), *parts
+    )
     try:
         there = next(place for place in (path, *path.parents) if place.exists())
         # A name of its own for each of several processes.

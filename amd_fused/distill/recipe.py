@@ -10,6 +10,8 @@ from amd_fused.distill.methods import TERMS
 from amd_fused.distill.paper import Setup
 from amd_fused.distill.trials import Trials
 
+# Where a recipe sets these for teachers, what changes them for all leaves them as they are.
+SIZES_APART = ("train_size", "epochs")
 # Why a method of a table does not run.
 UNEQUAL = "AFDS compares channel by channel, and the teacher's layers are wider than the student's"
 

@@ -9,5 +9,6 @@ KERNELS = {
     "kd": ("triton", "cpp"),
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
+    "afd": ("triton", "cpp"),
     "afds": ("triton", "cpp"),
 }

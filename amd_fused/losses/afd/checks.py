@@ -6,7 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from amd_fused.losses._common.value_checks import float_tensor
+from amd_fused._backends.kernels import BACKENDS
+from amd_fused.losses._common.value_checks import choice, float_tensor
+
+
+def backend(owner: str, value: Any) -> None:
+    choice(owner, "backend", value, BACKENDS)
 
 
 def attention(owner: str, a: Any, students: list[Tensor], teachers: list[Tensor]) -> None:

@@ -12,8 +12,8 @@ from torch.nn.modules.loss import _Loss
 from amd_fused.losses._common import embedding_checks, layer_checks, pair_checks
 from amd_fused.losses._common.buffers import follow
 from amd_fused.losses._common.dtypes import without_autocast
-from amd_fused.losses.afd import checks
-from amd_fused.losses.afd.function import afd_loss
+from amd_fused.losses.afd import checks, reference
+from amd_fused.losses.afd.function import reduced
 
 _OWNER = "AFDLoss"
 
@@ -32,6 +32,8 @@ class AFDLoss(_Loss):
         student_channels: channels of each of the student's S feature maps, or of the only one.
         teacher_channels: channels of each of the teacher's T; all pairs of maps are compared.
         attention_features: width q of queries and keys.
+        backend: as in :func:`afd_loss`. Fused ones read each feature once for the loss and for the
+            means.
 
     All layers are trained: give ``criterion.parameters()`` to the optimiser. Queries and keys are a
     linear layer with BatchNorm each, keys with ReLU after it; ``bilinear``, shared by all keys, is
@@ -59,12 +61,15 @@ class AFDLoss(_Loss):
         teacher_channels: int | Sequence[int],
         *,
         attention_features: int = 128,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        checks.backend(_OWNER, backend)
         self.student_channels = layer_checks.counts(_OWNER, "student_channels", student_channels)
         self.teacher_channels = layer_checks.counts(_OWNER, "teacher_channels", teacher_channels)
         embedding_checks.count(_OWNER, "attention_features", attention_features)
         self.attention_features = attention_features
+        self.backend = backend
         q, teachers = attention_features, len(self.teacher_channels)
         self.query_layers = nn.ModuleList(_normed(c, q) for c in self.teacher_channels)
         self.key_layers = nn.ModuleList(
@@ -84,38 +89,35 @@ class AFDLoss(_Loss):
         layer_checks.channels(_OWNER, "student", students, self.student_channels)
         layer_checks.channels(_OWNER, "teacher", teachers, self.teacher_channels)
         checks.batch_for_batch_norm(_OWNER, students, self.training)
+        of_students, of_teachers = reduced(
+            _OWNER, self.backend, students, teachers, with_means=True
+        )
         with without_autocast(students[0].device.type):
-            attention = self._attention(students, teachers)
-        return afd_loss(students, teachers, attention)
+            attention = self._attention(of_students.means, of_teachers.means)
+        return reference.compare(of_students.maps, of_teachers.maps, attention)
 
-    def _attention(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
-        """[B, T, S], of sum 1 over the student's maps."""
+    def _attention(self, of_students: list[Tensor], of_teachers: list[Tensor]) -> Tensor:
+        """[B, T, S], of sum 1 over the student's maps, from the channels' means of all maps."""
         own = self.teacher_positions.dtype
         q = self.attention_features
         query = torch.stack(
-            [layer(_means(a, own)) for layer, a in zip(self.query_layers, teachers, strict=True)], 1
+            [layer(a.to(own)) for layer, a in zip(self.query_layers, of_teachers, strict=True)], 1
         )
         key = torch.stack(
-            [layer(_means(a, own)) for layer, a in zip(self.key_layers, students, strict=True)], 1
+            [layer(a.to(own)) for layer, a in zip(self.key_layers, of_students, strict=True)], 1
         )
         # BatchNorm of all keys of the batch together.
         mapped = self.bilinear(key.flatten(0, 1)).unflatten(0, key.shape[:2])
-        mapped = mapped.unflatten(2, (len(teachers), q))
+        mapped = mapped.unflatten(2, (len(of_teachers), q))
         # Section 3: the positions tell layers apart whatever their features are.
         logits = torch.einsum("bstq,btq->bts", mapped, query)
         logits = logits + self.teacher_positions @ self.student_positions.T
         return torch.softmax(logits / math.sqrt(q), dim=2)
 
     def extra_repr(self) -> str:
-        names = ("student_channels", "teacher_channels", "attention_features")
+        names = ("student_channels", "teacher_channels", "attention_features", "backend")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def _normed(width: int, q: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, q), nn.BatchNorm1d(q))
-
-
-def _means(a: Tensor, own: torch.dtype) -> Tensor:
-    """Features [B, C, H, W] to their means over positions, [B, C]: sums at least in float32."""
-    wide = torch.float64 if a.dtype == torch.float64 else torch.float32
-    return a.mean((2, 3), dtype=wide).to(own)

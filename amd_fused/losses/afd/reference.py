@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.norms import unit
+from amd_fused.losses._common.saving import kept_by_autograd
 from amd_fused.losses._common.sides import as_list
 
 
@@ -28,24 +29,32 @@ def afd_loss(
     students = as_list(student)
     teachers = as_list(teacher)
     dtype = compute_dtype(students + teachers)
-    weights = attention.to(dtype)
-    squares = [_squares(a_s, dtype) for a_s in students]
+    return compare(maps(students, dtype), maps(teachers, dtype), attention)
+
+
+def maps(side: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Features [B, C, H, W] to the means of their squares over channels, [B, 1, H, W]."""
+    return [a.to(dtype).square().mean(1, keepdim=True) for a in side]
+
+
+def means(side: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Features [B, C, H, W] to their means over positions, [B, C]."""
+    return [a.mean((2, 3), dtype=dtype) for a in side]
+
+
+def compare(maps_s: Sequence[Tensor], maps_t: Sequence[Tensor], attention: Tensor) -> Tensor:
+    """The loss of both sides' maps, in their dtype."""
+    weights = kept_by_autograd(attention.to(maps_s[0].dtype))
     values: dict[tuple[int, int], Tensor] = {}
-    total = torch.zeros((), dtype=dtype, device=students[0].device)
-    for i, a_t in enumerate(teachers):
-        size = (a_t.shape[2], a_t.shape[3])
+    total = torch.zeros((), dtype=weights.dtype, device=weights.device)
+    for i, f_t in enumerate(maps_t):
+        size = (f_t.shape[2], f_t.shape[3])
         if size not in values:
             # Every student map at the teacher's size, [B, S, N].
-            values[size] = torch.stack([_value(f, size) for f in squares], dim=1)
-        v_t = _value(_squares(a_t, dtype), size)
-        distance = (values[size] - v_t[:, None]).square().mean(2)
+            values[size] = torch.stack([_value(f, size) for f in maps_s], dim=1)
+        distance = (values[size] - _value(f_t, size)[:, None]).square().mean(2)
         total = total + (weights[:, i] * distance).sum(1).mean()
     return total
-
-
-def _squares(a: Tensor, dtype: torch.dtype) -> Tensor:
-    """Features [B, C, H, W] to the mean of their squares over channels, [B, 1, H, W]."""
-    return a.to(dtype).square().mean(1, keepdim=True)
 
 
 def _value(f: Tensor, size: tuple[int, int]) -> Tensor:

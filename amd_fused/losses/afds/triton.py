@@ -18,12 +18,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.triton.launch import Launch, Submit, on_device, run_all
-
-# Numbers of a side that a program holds at once: 16 a thread in float32, 8 in float64.
-_BLOCK = {torch.float32: 2048, torch.float64: 1024}
-_LARGEST_ROW = 1024
-# Of pixels: 64 bytes of neighbours in half precision.
-_CHANNELS = 32
+from amd_fused.losses._common.triton.maps import offsets, strides, tile_of
 
 
 @triton.jit
@@ -63,8 +58,8 @@ def afds_fwd_kernel(
     for begin in range(0, positions, BLOCK_N):
         n = begin + tl.arange(0, BLOCK_N)[None, :]
         mask = valid[:, None] & (n < positions)
-        at_s = rows_s + _offsets(n, width, stride_sh, stride_sw, FLAT_S)
-        at_t = rows_t + _offsets(n, width, stride_th, stride_tw, FLAT_T)
+        at_s = rows_s + offsets(n, width, stride_sh, stride_sw, FLAT_S)
+        at_t = rows_t + offsets(n, width, stride_th, stride_tw, FLAT_T)
         s = tl.load(at_s, mask=mask, other=0.0).to(dtype)
         t = tl.load(at_t, mask=mask, other=0.0).to(dtype)
         first += s * s
@@ -78,8 +73,8 @@ def afds_fwd_kernel(
     for begin in range(0, positions, BLOCK_N):
         n = begin + tl.arange(0, BLOCK_N)[None, :]
         mask = valid[:, None] & (n < positions)
-        at_s = rows_s + _offsets(n, width, stride_sh, stride_sw, FLAT_S)
-        at_t = rows_t + _offsets(n, width, stride_th, stride_tw, FLAT_T)
+        at_s = rows_s + offsets(n, width, stride_sh, stride_sw, FLAT_S)
+        at_t = rows_t + offsets(n, width, stride_th, stride_tw, FLAT_T)
         x = tl.load(at_s, mask=mask, other=0.0).to(dtype) * inverse_s[:, None]
         y = tl.load(at_t, mask=mask, other=0.0).to(dtype) * inverse_t[:, None]
         first += (x - y) * (x - y)
@@ -93,15 +88,6 @@ def afds_fwd_kernel(
     tl.store(numbers + at * 4 + 2, _over(own, norm_s, 0.0, 0.0), mask=valid)
     # derived: (y - x).y = |x - y|^2 - (x - y).x.
     tl.store(numbers + at * 4 + 3, _over(squares - own, norm_t, 0.0, 0.0), mask=valid)
-
-
-@triton.jit
-def _offsets(n, width, stride_h, stride_w, FLAT: tl.constexpr):
-    """Of positions of the flattened map; FLAT: stride_w leads from each to the next."""
-    n = n.to(tl.int64)
-    if FLAT:
-        return n * stride_w
-    return (n // width) * stride_h + (n % width) * stride_w
 
 
 @triton.jit
@@ -172,21 +158,21 @@ def afds_bwd_kernel(
     upstream = tl.load(grad_distance + b * stride_gb + c * stride_gc, mask=valid, other=0.0)
     # derived: of mean (x - y)^2 over positions, x = s / (norm + eps).
     scale = (upstream * 2 / positions)[:, None]
-    at_s = b * stride_sb + c[:, None] * stride_sc + _offsets(n, width, stride_sh, stride_sw, FLAT_S)
-    at_t = b * stride_tb + c[:, None] * stride_tc + _offsets(n, width, stride_th, stride_tw, FLAT_T)
+    at_s = b * stride_sb + c[:, None] * stride_sc + offsets(n, width, stride_sh, stride_sw, FLAT_S)
+    at_t = b * stride_tb + c[:, None] * stride_tc + offsets(n, width, stride_th, stride_tw, FLAT_T)
     x = tl.load(student + at_s, mask=mask, other=0.0).to(dtype) * inverse_s
     y = tl.load(teacher + at_t, mask=mask, other=0.0).to(dtype) * inverse_t
     if NEEDS_S:
         own = tl.load(row + 2, mask=valid, other=0.0)[:, None]
         value = (x - y) * (scale * inverse_s) - x * (scale * own)
         at = b * stride_gsb + c[:, None] * stride_gsc
-        at += _offsets(n, width, stride_gsh, stride_gsw, FLAT_GS)
+        at += offsets(n, width, stride_gsh, stride_gsw, FLAT_GS)
         tl.store(grad_s + at, value, mask=mask)
     if NEEDS_T:
         own = tl.load(row + 3, mask=valid, other=0.0)[:, None]
         value = (y - x) * (scale * inverse_t) - y * (scale * own)
         at = b * stride_gtb + c[:, None] * stride_gtc
-        at += _offsets(n, width, stride_gth, stride_gtw, FLAT_GT)
+        at += offsets(n, width, stride_gth, stride_gtw, FLAT_GT)
         tl.store(grad_t + at, value, mask=mask)
 
 
@@ -198,12 +184,12 @@ def afds_fwd_triton(
     dtype = compute_dtype([student, teacher])
     distance = student.new_empty(batch, channels, dtype=dtype)
     numbers = student.new_empty(batch, channels, 4, dtype=dtype)
-    block_c, block_n = _tile(student, dtype)
+    block_c, block_n = tile_of(student, dtype)
     # Triton takes a Python number as float32: a second one has the digits that float64 keeps.
     # Beyond the range of float32 every channel is as good as 0.
     eps = min(eps, torch.finfo(torch.float32).max)
     eps_high = float(torch.tensor(eps, dtype=torch.float32))
-    (flat_s, *strides_s), (flat_t, *strides_t) = _strides(student), _strides(teacher)
+    (flat_s, *strides_s), (flat_t, *strides_t) = strides(student), strides(teacher)
     launch = Launch(
         afds_fwd_kernel,
         batch * triton.cdiv(channels, block_c),
@@ -232,8 +218,8 @@ def afds_bwd_triton(
     grads = [torch.empty_like(a) for a, needed in zip(inputs, needs_grad, strict=True) if needed]
     # The kernel does not touch the gradient that nobody wants: any tensor stands for it.
     maps = (student, teacher, grads[0], grads[-1])
-    block_c, block_n = _tile(student, numbers.dtype)
-    described = [_strides(a) for a in maps]
+    block_c, block_n = tile_of(student, numbers.dtype)
+    described = [strides(a) for a in maps]
     flat = {
         name: found[0]
         for name, found in zip(("FLAT_S", "FLAT_T", "FLAT_GS", "FLAT_GT"), described, strict=True)
@@ -257,25 +243,3 @@ def afds_bwd_triton(
     with on_device(student.device):
         submit([launch])
     return grads
-
-
-def _strides(a: Tensor) -> tuple[bool, int, int, int, int]:
-    """Whether one stride leads through all positions, and the strides, that one last."""
-    _, _, height, width = a.shape
-    of_b, of_c, of_h, of_w = a.stride()
-    if width == 1:
-        return True, of_b, of_c, 0, of_h
-    return height == 1 or of_h == width * of_w, of_b, of_c, of_h, of_w
-
-
-def _tile(a: Tensor, dtype: torch.dtype) -> tuple[int, int]:
-    """Channels and positions that a program holds at once."""
-    _, channels, height, width = a.shape
-    _, _, of_c, _, of_n = _strides(a)
-    size = _BLOCK[dtype]
-    most = triton.next_power_of_2(channels), triton.next_power_of_2(height * width)
-    if of_c < of_n:
-        block_c = min(most[0], _CHANNELS)
-        return block_c, min(most[1], size // block_c)
-    block_n = min(most[1], _LARGEST_ROW)
-    return min(most[0], size // block_n), block_n

@@ -12,7 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from amd_fused.losses._common.triton.launch import Launch, Submit, block, on_device, run_all
+from amd_fused.losses._common.triton.launch import (
+    Launch,
+    Submit,
+    block,
+    multiprocessors_of,
+    on_device,
+    run_all,
+)
 from amd_fused.losses._common.triton.replay import Replays, described
 from amd_fused.losses.amd.triton import launches, plan
 from amd_fused.losses.amd.triton.attention_map import root
@@ -59,7 +66,7 @@ def attention_map_triton(
 
 def _launches(features: Tensor, maps: Tensor) -> list[Launch]:
     device = features.device
-    tile = plan.map_tile(launches.feature(features), launches.multiprocessors_of(device))
+    tile = plan.map_tile(launches.feature(features), multiprocessors_of(device))
     groups, size = tile[-1], maps.numel()
     if groups == 1:
         return [launches.launch_of_maps([features], [tile], [maps], root=True)]

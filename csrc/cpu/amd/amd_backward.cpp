@@ -1,39 +1,11 @@
 // Backward operator: every feature's gradient in one parallel section.
 
-#include <algorithm>
-
+#include "amd_grad_units.h"
 #include "amd_job.h"
 #include "gradient_memory.h"
 
 namespace amd_fused {
 namespace {
-
-// Elements of one parallel unit.
-constexpr int64_t kUnitElements = 1 << 18;
-struct GradientUnit {
-  int feature;
-  int64_t sample, channels[2], positions[2];
-};
-
-std::vector<GradientUnit> gradient_units(const std::vector<Features>& features, int64_t batch) {
-  std::vector<GradientUnit> units;
-  for (int64_t b = 0; b < batch; ++b)
-    for (size_t i = 0; i < features.size(); ++i) {
-      const int64_t channels = features[i].channels, positions = features[i].positions();
-      // Rows are split over channels, everything else over positions: runs stay long.
-      const bool rows = features[i].layout == kRows;
-      const int64_t length = rows ? channels : positions;
-      const int64_t step = std::max<int64_t>(1, kUnitElements / (rows ? positions : channels));
-      for (int64_t begin = 0; begin < length; begin += step) {
-        const int64_t end = std::min(begin + step, length);
-        if (rows)
-          units.push_back({int(i), b, {begin, end}, {0, positions}});
-        else
-          units.push_back({int(i), b, {0, channels}, {begin, end}});
-      }
-    }
-  return units;
-}
 
 template <typename T>
 void backward(const Tensor& grad_loss, const std::vector<Features>& features,
@@ -51,7 +23,7 @@ void backward(const Tensor& grad_loss, const std::vector<Features>& features,
       const Features& x = features[unit.feature];
       kernel.feature_gradient[x.storage](
           x, gradients[unit.feature], unit.sample, maps[unit.feature] + unit.sample * x.positions(),
-          upstream[unit.sample * stride], unit.channels, unit.positions, past_cache);
+          2 * upstream[unit.sample * stride], nullptr, unit.channels, unit.positions, past_cache);
     }
   });
 }

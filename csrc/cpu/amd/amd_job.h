@@ -50,17 +50,21 @@ struct Kernels {
   // f[i] = sum_c A_ci^2 for i in [begin, end) of one sample (Eq. 4).
   void (*attention_map[kStorageCount])(const Features&, int64_t sample, int64_t begin, int64_t end,
                                        T* f);
+  // The same, and sums[c] = sum_i A_ci of these positions (AFD).
+  void (*map_and_sums[kStorageCount])(const Features&, int64_t sample, int64_t begin, int64_t end,
+                                      T* f, double* sums);
   // The passes over one chunk; each returns the sums that the next one needs.
   Sums (*square_sums)(const Job<T>&, const Chunk&);   // f^2 of either side
   Sums (*evaluate)(const Job<T>&, const Chunk&);      // fills g, n, ...; x^2, side by side
   Sums (*distances)(const Job<T>&, const Chunk&);     // D_x: whole map first, then quadrant
   Sums (*slopes)(const Job<T>&, const Chunk&, Side);  // slope_g := u = dL/dq; sum u f
   void (*map_gradient)(const Job<T>&, const Chunk&, Side, double sum_uf);  // slope_g := dL/df
-  // gradient = 2 A_ci d_f[i] grad_loss for channels and positions in the given ranges of one
-  // sample.
+  // gradient = scale A_ci d_f[i] + shift[c] for channels and positions in the given ranges of one
+  // sample; no shift where it is null.
   void (*feature_gradient[kStorageCount])(const Features& in, const Features& out, int64_t sample,
-                                          const T* d_f, T grad_loss, const int64_t channels[2],
-                                          const int64_t positions[2], bool past_cache);
+                                          const T* d_f, T scale, const T* shift,
+                                          const int64_t channels[2], const int64_t positions[2],
+                                          bool past_cache);
 };
 
 template <typename T>

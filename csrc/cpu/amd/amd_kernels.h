@@ -1,5 +1,6 @@
 // The table of one instruction set's AMD kernels. Included once by each <isa>.cpp.
 
+#include "afd_map.h"
 #include "amd_grad.h"
 #include "amd_map.h"
 #include "amd_sample.h"
@@ -10,6 +11,7 @@ namespace AMD_ISA {
 template <typename T, typename S>
 void fill_storage(Kernels<T>* table, Storage storage) {
   table->attention_map[storage] = attention_map<T, S>;
+  table->map_and_sums[storage] = map_and_sums<T, S>;
   table->feature_gradient[storage] = feature_gradient<T, S>;
 }
 

@@ -12,6 +12,10 @@ namespace amd_fused {
 // share out.
 constexpr int64_t kMapUnitElements = 1 << 18;
 
+inline int64_t map_unit_positions(const Features& x) {
+  return std::max<int64_t>(64, kMapUnitElements / x.channels / 64 * 64);
+}
+
 // A stretch of one sample's map.
 struct MapUnit {
   int feature;
@@ -24,7 +28,7 @@ inline std::vector<MapUnit> map_units(const std::vector<Features>& features, int
   for (int64_t b = 0; b < batch; ++b)
     for (size_t i = 0; i < features.size(); ++i) {
       const int64_t positions = features[i].positions();
-      const int64_t step = std::max<int64_t>(64, kMapUnitElements / features[i].channels / 64 * 64);
+      const int64_t step = map_unit_positions(features[i]);
       for (int64_t begin = 0; begin < positions; begin += step)
         units.push_back({int(i), b, begin, std::min(begin + step, positions)});
     }

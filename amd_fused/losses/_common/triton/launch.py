@@ -13,6 +13,8 @@ import triton
 # Numbers of a row that a program holds at once: 16 bytes a thread and load in float32, twice over.
 _LARGEST_BLOCK = 1024
 _SMALLEST_BLOCK = 128
+# The interpreter has no device to ask: that of an H100.
+_INTERPRETER_MULTIPROCESSORS = 132
 
 TRITON = tuple(int(part) for part in triton.__version__.split(".")[:2])
 # Whether products are fused with sums. Where Triton 3.9 does it, each thread of a sum fuses its own
@@ -29,6 +31,18 @@ def block(width: int) -> int:
 def on_device(device: torch.device) -> Any:
     """Triton launches on the current device: make it the tensors'."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+_MULTIPROCESSORS: dict[torch.device, int] = {}
+
+
+def multiprocessors_of(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _INTERPRETER_MULTIPROCESSORS
+    if device not in _MULTIPROCESSORS:
+        properties = torch.cuda.get_device_properties(device)
+        _MULTIPROCESSORS[device] = properties.multi_processor_count
+    return _MULTIPROCESSORS[device]
 
 
 @dataclass

@@ -15,13 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from amd_fused.losses._common.triton import series
-from amd_fused.losses._common.triton.launch import TRITON, Launch
+from amd_fused.losses._common.triton.launch import TRITON, Launch, multiprocessors_of
 from amd_fused.losses.amd.options import Operands
 from amd_fused.losses.amd.triton import chunks as chunk_kernels
 from amd_fused.losses.amd.triton import forward, plan
 
-# The interpreter has no device to ask: that of an H100.
-INTERPRETER_MULTIPROCESSORS = 132
 # More than these kernels need. Without a limit ptxas (CUDA 13) now and then aims below what they
 # need, and spills a few words.
 MAX_REGISTERS = {torch.float32: 128, torch.float64: 255}
@@ -273,15 +271,3 @@ def feature(a: Tensor) -> plan.Feature:
 
 def _triton_dtype(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
-
-
-_MULTIPROCESSORS: dict[torch.device, int] = {}
-
-
-def multiprocessors_of(device: torch.device) -> int:
-    if device.type != "cuda":
-        return INTERPRETER_MULTIPROCESSORS
-    if device not in _MULTIPROCESSORS:
-        properties = torch.cuda.get_device_properties(device)
-        _MULTIPROCESSORS[device] = properties.multi_processor_count
-    return _MULTIPROCESSORS[device]

@@ -166,9 +166,10 @@ class _File:
             raise self._refusal(f"{key}: {error}") from None
 
     def _grid(self, given: Any) -> dict[str, tuple[float | str, ...]]:
-        known = {name: kind for name, kind in setting_types().items() if kind in (float, str)}
+        several: dict[Any, Any] = {float: tuple[float, ...], str: tuple[str, ...]}
+        known = {name: several[kind] for name, kind in setting_types().items() if kind in several}
         return {
-            name: self._typed(f"grid, {name}", values, tuple[known[name], ...])
+            name: self._typed(f"grid, {name}", values, known[name])
             for name, values in self._mapping("grid", given, known).items()
         }
 

@@ -34,7 +34,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 # the teacher's outputs are kept, what is saved on the way, and how much the report shows.
 WITHOUT_EFFECT = (
     *("data_dir", "workers", "teacher_cache", "checkpoint_steps", "save_every"),
-    "report_images",
+    *("report_images", "log_with"),
 )
 # Batch normalisation needs two values a channel, also where a map has one position.
 _AT_LEAST_2 = Rule("at least 2", lambda value: value >= 2)
@@ -168,6 +168,15 @@ class Settings(MethodSettings):
         0,
         "write what --resume needs every so many steps too, not only after epochs",
         NOT_NEGATIVE,
+    )
+    log_with: tuple[str, ...] = setting(
+        "running",
+        ("tensorboard",),
+        "trackers that get each epoch's numbers, by Accelerate's names: tensorboard, wandb, mlflow "
+        "and others whose packages are installed; none",
+        Rule(
+            "none alone or names of trackers", lambda names: "none" not in names or len(names) == 1
+        ),
     )
     report_images: int = setting(
         "running", 6, "test images in the report's Grad-CAM pictures", AT_LEAST_1

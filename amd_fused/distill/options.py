@@ -91,7 +91,8 @@ def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
         return made | {"metavar": "{" + ",".join(option.metadata["choices"]) + "}"}
     if isinstance(default, tuple):
         inner = get_args(kind)[0]
-        return made | {"nargs": "*", "type": inner, "metavar": "N" if inner is int else "PATH"}
+        metavar = "N" if inner is int else "TRACKER" if option.name == "log_with" else "PATH"
+        return made | {"nargs": "*", "type": inner, "metavar": metavar}
     if command == "sweep" and option.name in SWEPT:
         return made | {"nargs": "+", "type": kind, "metavar": "X"}
     return made | {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}

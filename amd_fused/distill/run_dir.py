@@ -2,7 +2,7 @@
 
 config.json         settings, role, the teacher's identity, versions, commit, command, date
 log.jsonl           a line an epoch: losses by part, learning rate, speed, test metrics
-tensorboard/        the same for TensorBoard
+tensorboard/        the same for TensorBoard; trackers.json: what trackers were given
 checkpoints/        last.pt for --resume, epoch-0010.pt: weights kept for students and later looks
 model.safetensors   weights after the last epoch; README.md, their model card; and for networks of
                     this package model.py, their source: they load where it is not installed
@@ -25,6 +25,8 @@ from amd_fused.distill.errors import UsageError
 
 # Raised when keys of the files change. Runs of another schema are refused by name.
 SCHEMA = 1
+# What trackers call the project that all runs are of.
+TRACKER_PROJECT = "amd_fused"
 TEACHER, STUDENT = "teacher", "student"
 _EPOCH = re.compile(r"epoch-(\d+)\.pt")
 
@@ -44,8 +46,17 @@ class RunDir:
         return self.path / "log.jsonl"
 
     @property
-    def tensorboard(self) -> Path:
+    def tracker_files(self) -> Path:
+        """Where trackers keep files, each below a folder of the project's name."""
         return self.path / "tensorboard"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.tracker_files / TRACKER_PROJECT
+
+    @property
+    def trackers_file(self) -> Path:
+        return self.path / "trackers.json"
 
     @property
     def checkpoints(self) -> Path:

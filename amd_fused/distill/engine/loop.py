@@ -88,7 +88,9 @@ class Loop:
             KeyboardInterrupt, Terminated: a signal came; everything up to it is saved.
         """
         main = self._accelerator.is_main_process
-        logs = Logs(self._run, self.progress.lines) if main else None
+        logs = None
+        if main:
+            logs = Logs(self._run, self._accelerator, self.progress.lines, self._settings.to_json())
         device = self._accelerator.device
         # Layers such as dropout draw from torch's own generators, seeded anew in every step.
         generators = [device] if device.type == "cuda" else []

@@ -114,7 +114,7 @@ def _run(
     show_progress: bool,
 ) -> dict[str, Any]:
     run = RunDir(output_dir)
-    accelerator = launch.start(settings)
+    accelerator = launch.start(settings, run)
     with Interrupts(announce) as interrupts:
         state = launch.on_main_process(
             accelerator, lambda: load_run_state(run, role, settings, source, resume)

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from amd_fused.distill import paper_cells, recipe_listing, recipes
+from amd_fused.distill import paper_cells, recipe_files, recipe_listing
 from amd_fused.distill.errors import TrainingError, UsageError
 from amd_fused.distill.methods import parse
 from amd_fused.distill.options import (
     PROGRAM,
     SWEPT,
     Parser,
+    add_plugin_option,
     add_run_options,
     folder,
+    load_plugins,
     overrides,
     refuse,
     settings_of,
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. The exit code: 0; 1 a package is missing; 2 it was asked for something that
     cannot be; 3 training failed; 130 and 143 stopped by SIGINT and SIGTERM."""
     try:
+        load_plugins(arguments)
         given = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], None] = given.run
         run(given)
@@ -123,8 +126,13 @@ def _parser() -> Parser:
     add("doctor", _doctor, "what to paste into a bug report: versions, machine, backends")
     listed = add("recipes", _recipes, "list the recipes and what the paper reports for each")
     listed.add_argument("name", nargs="?", help="show one in full")
+    for reading in (evaluate, table, listed):
+        add_plugin_option(reading)
     listed.add_argument(
         "--table", type=int, metavar="N", help="what runs for each number of the paper's table N"
+    )
+    listed.add_argument(
+        "--show", metavar="NAME", help="print one as YAML, for a file that --recipe takes"
     )
     return parser
 
@@ -208,7 +216,7 @@ def _table(given: argparse.Namespace) -> None:
 
 def _sweep(given: argparse.Namespace) -> None:
     grid = {name: tuple(getattr(given, name)) for name in SWEPT if hasattr(given, name)}
-    recipe = recipes.get(given.recipe)
+    recipe = recipe_files.find(given.recipe)
     for name in grid:
         delattr(given, name)
     from amd_fused.distill import sweep
@@ -229,10 +237,9 @@ def _tune(given: argparse.Namespace) -> None:
     from amd_fused.distill import summary, tune
 
     out = folder(given, "tune")
-    chosen = tune.run(
-        recipes.get(given.recipe), overrides(given), out, show_progress=not given.quiet
-    )
-    summary.print_choices(out / f"{given.recipe}.json", chosen)
+    recipe = recipe_files.find(given.recipe)
+    chosen = tune.run(recipe, overrides(given), out, show_progress=not given.quiet)
+    summary.print_choices(out / f"{recipe.name}.json", chosen)
 
 
 def _backends(given: argparse.Namespace) -> None:
@@ -248,9 +255,14 @@ def _doctor(given: argparse.Namespace) -> None:
 
 
 def _recipes(given: argparse.Namespace) -> None:
-    if given.table is not None and given.name:
-        raise UsageError(f"--table must not be given with a recipe's name, got {given.name}")
-    if given.table is not None:
+    name = given.name or given.show
+    if given.table is not None and name:
+        raise UsageError(f"--table must not be given with a recipe's name, got {name}")
+    if given.name and given.show:
+        raise UsageError(f"--show must be given one recipe's name, got {given.name} too")
+    if given.show is not None:
+        print(recipe_files.to_yaml(recipe_files.find(given.show)), end="")
+    elif given.table is not None:
         print(paper_cells.listing(given.table))
     else:
         print(recipe_listing.describe(given.name) if given.name else recipe_listing.overview())

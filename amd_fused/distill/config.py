@@ -6,13 +6,15 @@ names, the command line what it is told.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
-from typing import Any, get_origin, get_type_hints
+from dataclasses import Field, dataclass, fields, make_dataclass, replace
+from typing import Any, get_type_hints
 
+from amd_fused.distill.data_sets import DATA_SETS
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import Method, MethodSettings, parse
+from amd_fused.distill.methods import OPTIONS, Method, MethodSettings, parse
 from amd_fused.distill.setting import (
     AT_LEAST_1,
     GROUPS,
@@ -20,13 +22,10 @@ from amd_fused.distill.setting import (
     POSITIVE,
     Rule,
     flag,
+    from_plain,
     setting,
 )
 
-DATA = (
-    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "cinic10", "tiny-imagenet"),
-    *("imagenet", "folder"),
-)
 AUGMENTATIONS = ("none", "crop-flip", "imagenet")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -57,7 +56,7 @@ class Settings(MethodSettings):
 
     recipe: str = setting("data", "digits", "the recipe that these settings started from")
 
-    data: str = setting("data", "digits", "data set", choices=DATA)
+    data: str = setting("data", "digits", "data set", choices=DATA_SETS)
     data_dir: str = setting("data", "data", "folder in which the data sets lie")
     train_size: int = setting(
         "data",
@@ -182,6 +181,10 @@ class Settings(MethodSettings):
         "running", 6, "test images in the report's Grad-CAM pictures", AT_LEAST_1
     )
 
+    def __new__(cls, *positional: Any, **values: Any) -> Settings:
+        """One that has the options of the user's methods too, whatever class it is asked of."""
+        return super().__new__(_with_options(tuple(OPTIONS)))
+
     def __post_init__(self) -> None:
         for option in fields(self):
             value, choices = getattr(self, option.name), option.metadata["choices"]
@@ -243,25 +246,55 @@ class Settings(MethodSettings):
         Raises:
             UsageError: an option is unknown or has the wrong type.
         """
-        types = get_type_hints(cls)
         made: dict[str, Any] = {}
         for name, value in values.items():
-            if name not in types:
+            if name not in setting_types():
                 raise UsageError(f"settings: {name!r} is no option of this version")
-            made[name] = tuple(value) if isinstance(value, list) else value
-            kind = get_origin(types[name]) or types[name]
-            if kind is Method and isinstance(value, str):
-                made[name] = parse(value)
-            # A whole number stands for a float too.
-            if not isinstance(made[name], (float, int) if kind is float else kind):
-                raise UsageError(f"settings: {name} has the wrong type, got {value!r}")
+            try:
+                made[name] = setting_value(name, value)
+            except TypeError as error:
+                raise UsageError(f"settings: {name} must be {error}, got {value!r}") from None
         return cls(**made)
 
 
 def all_settings() -> list[Field[Any]]:
     """The fields in the order of --help: by group, those of a method of its own last."""
-    of_methods = {option.name for option in fields(MethodSettings)}
+    of_methods = {option.name for kind in (MethodSettings, *OPTIONS) for option in fields(kind)}
     return sorted(
-        fields(Settings),
+        fields(_with_options(tuple(OPTIONS))),
         key=lambda option: (GROUPS.index(option.metadata["group"]), option.name in of_methods),
     )
+
+
+def setting_types() -> dict[str, Any]:
+    """The type of each setting, by its name."""
+    return _types(tuple(OPTIONS))
+
+
+@functools.cache
+def _with_options(options: tuple[type, ...]) -> type[Settings]:
+    """Settings with the fields of more classes, each of which adds to the ones before."""
+    if not options:
+        return Settings
+    bases = (options[-1], _with_options(options[:-1]))
+    return make_dataclass("Settings", (), bases=bases, frozen=True)
+
+
+@functools.cache
+def _types(options: tuple[type, ...]) -> dict[str, Any]:
+    return get_type_hints(_with_options(options))
+
+
+def setting_value(name: str, value: Any) -> Any:
+    """A plain value, as JSON and YAML have them, as that of a setting.
+
+    Raises:
+        TypeError: it has the wrong type; the message says what it must be.
+        UsageError: it is the key of a method that there is not.
+    """
+    kind = setting_types()[name]
+    if kind is not Method:
+        return from_plain(value, kind)
+    if not isinstance(value, str):
+        raise TypeError("the name of a method")
+    return parse(value)

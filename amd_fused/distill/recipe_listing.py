@@ -8,7 +8,8 @@ from amd_fused.distill.config import Settings, all_settings
 from amd_fused.distill.methods import parse
 from amd_fused.distill.paper import Values
 from amd_fused.distill.recipe import Recipe
-from amd_fused.distill.recipes import RECIPES, get
+from amd_fused.distill.recipe_files import find
+from amd_fused.distill.recipes import RECIPES
 from amd_fused.distill.weights import SOURCES
 
 # Of a recipe, what is not the experiment's.
@@ -34,7 +35,7 @@ def overview() -> str:
 
 def describe(name: str) -> str:
     """A recipe in full."""
-    recipe = get(name)
+    recipe = find(name)
     lines = [f"{recipe.name}: {recipe.title}", "", "settings:"]
     settings = Settings(**recipe.settings)
     for option in all_settings():

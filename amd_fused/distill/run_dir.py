@@ -1,6 +1,6 @@
 """A run's folder: what lies in it, and how it is read. Everything written is written in one stroke.
 
-config.json         settings, role, the teacher's identity, versions, commit, command, date
+config.json         settings, role, plugins, the teacher's identity, versions, commit, command, date
 log.jsonl           a line an epoch: losses by part, learning rate, speed, test metrics
 tensorboard/        the same for TensorBoard; trackers.json: what trackers were given
 checkpoints/        last.pt for --resume, epoch-0010.pt: weights kept for students and later looks
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from amd_fused._files import write_atomically
+from amd_fused.distill import plugins
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 
@@ -87,10 +88,10 @@ class RunDir:
         return self.path / "result.json"
 
     def config(self) -> dict[str, Any]:
-        """`config.json`.
+        """`config.json`, once the plugins that it names are imported.
 
         Raises:
-            UsageError: there is none, or it is not of this schema.
+            UsageError: there is none, it is not of this schema, or a plugin cannot be imported.
         """
         config = self._read(self.config_file)
         if config.get("schema") != SCHEMA:
@@ -98,6 +99,7 @@ class RunDir:
                 f"{self.config_file}: schema must be {SCHEMA}, got {config.get('schema')!r}; "
                 "train again with this version"
             )
+        plugins.restore(config.get("plugins", ()), self.config_file)
         return config
 
     def settings(self) -> Settings:

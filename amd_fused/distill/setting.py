@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 # In the order in which --help shows them.
 GROUPS = ("data", "networks", "training", "objective", "running")
@@ -28,7 +28,7 @@ def setting(
     default: Any,
     help: str,
     rule: Rule | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
 ) -> Any:
     """A field; its metadata holds all but the default."""
     return field(
@@ -40,3 +40,29 @@ def setting(
 def flag(name: str) -> str:
     """A field's name on the command line."""
     return "--" + name.replace("_", "-")
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def from_plain(value: Any, kind: Any) -> Any:
+    """A value of JSON or YAML as one of a setting's type; a list becomes a tuple, and a whole
+    number stands for a float too.
+
+    Raises:
+        TypeError: it is of another type; the message says what it must be.
+    """
+    inner = get_args(kind)
+    if inner:
+        words = f"a list, each {_WORDS[inner[0]]}"
+        if not isinstance(value, list | tuple):
+            raise TypeError(words)
+        try:
+            return tuple(from_plain(one, inner[0]) for one in value)
+        except TypeError:
+            raise TypeError(words) from None
+    allowed = int | float if kind is float else kind
+    # To Python, True is a whole number.
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(_WORDS[kind])
+    return value

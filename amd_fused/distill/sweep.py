@@ -23,7 +23,7 @@ from amd_fused.distill import engine, models, reports
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method
-from amd_fused.distill.recipe import Recipe
+from amd_fused.distill.recipe import SIZES_APART, Recipe
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def finish(out: Path, grid: Mapping[str, tuple[float, ...]]) -> None:
 
 def for_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What the user changed, of what a teacher has; sizes that the recipe sets apart stay apart."""
-    apart = {"train_size", "epochs"} & set(recipe.teacher_settings)
+    apart = set(SIZES_APART) & set(recipe.teacher_settings)
     return {name: value for name, value in overrides.items() if name not in apart}
 
 

@@ -154,7 +154,7 @@ def test_settings_survive_a_file_and_refuse_what_is_not_theirs() -> None:
     assert Settings.from_json(settings.to_json()) == settings
     with pytest.raises(UsageError, match="'lambda' is no option of this version"):
         Settings.from_json({"lambda": 1})
-    with pytest.raises(UsageError, match="epochs has the wrong type, got 'ten'"):
+    with pytest.raises(UsageError, match="epochs must be a whole number, got 'ten'"):
         Settings.from_json({"epochs": "ten"})
 
 

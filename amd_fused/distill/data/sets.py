@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 from amd_fused.distill.config import Settings
 from amd_fused.distill.data.images import DataSet
+from amd_fused.distill.data_sets import DATA_SETS
 from amd_fused.distill.errors import UsageError
 
 
@@ -42,25 +44,8 @@ def _check_size(option: str, size: int, most: int, of: str) -> None:
 
 
 def _whole(settings: Settings) -> DataSet:
-    # Each reader imports libraries that the others do without.
-    if settings.data == "digits":
-        from amd_fused.distill.data.digits import load_digits
-
-        return load_digits(settings)
-    if settings.data in ("cifar10", "cifar100"):
-        from amd_fused.distill.data.cifar import load_cifar
-
-        return load_cifar(settings)
-    if settings.data in ("mnist", "fashion-mnist"):
-        from amd_fused.distill.data.mnist import load_mnist
-
-        return load_mnist(settings)
-    from amd_fused.distill.data import folders
-
-    readers = {
-        "cinic10": folders.load_cinic10,
-        "tiny-imagenet": folders.load_tiny_imagenet,
-        "imagenet": folders.load_imagenet,
-        "folder": folders.load_folder,
-    }
-    return readers[settings.data](settings)
+    reader = DATA_SETS[settings.data]
+    if isinstance(reader, str):
+        module, _, function = reader.partition(":")
+        reader = getattr(importlib.import_module(module), function)
+    return reader(settings)

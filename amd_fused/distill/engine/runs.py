@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_fused.distill import data, models
+from amd_fused.distill import data, models, plugins
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch, records
 from amd_fused.distill.engine.assembly import (
@@ -156,8 +156,9 @@ def _train(
         accelerator.device,
         accelerator.num_processes,
     )
-    # What a run may change when it goes on is where its data lie, and the teacher's outputs.
+    # A run may find its data, its teacher's outputs and plugins elsewhere when it goes on.
     config |= {"settings": settings.to_json(), "teacher_cache": teacher_cache}
+    config |= {"plugins": plugins.recorded()}
     launch.on_main_process(accelerator, lambda: write_json(run.config_file, config))
     loop = Loop(
         run,

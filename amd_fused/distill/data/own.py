@@ -33,6 +33,14 @@ class FromDataset:
         return replace(self, indices=self.indices[indices])
 
 
+def load_nothing(settings: Settings) -> DataSet:
+    """Raises a UsageError: what a program gave is not known to others."""
+    raise UsageError(
+        "--data own stands for the data that a program gave to amd_fused.distill.train, and only "
+        "it has them"
+    )
+
+
 def as_data_set(name: str, found: Any, settings: Settings) -> DataSet:
     """What a function of the user's returned, checked.
 

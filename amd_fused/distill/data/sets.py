@@ -7,12 +7,16 @@ from dataclasses import replace
 
 from amd_fused.distill.config import Settings
 from amd_fused.distill.data.images import DataSet
-from amd_fused.distill.data_sets import DATA_SETS
+from amd_fused.distill.data.own import as_data_set
+from amd_fused.distill.data_sets import DATA_SETS, ImageData
 from amd_fused.distill.errors import UsageError
 
 
-def load(settings: Settings) -> DataSet:
+def load(settings: Settings, own: ImageData | None = None) -> DataSet:
     """The data set of `settings.data`, cut down to `settings.train_size` and `settings.test_size`.
+
+    Args:
+        own: what a program has in place of a name.
 
     With a `settings.validation_size`, the last so many training images, classes taking turns, stand
     for the test images, which are not looked at. A subset of `train_size` are the first ones, and
@@ -22,7 +26,7 @@ def load(settings: Settings) -> DataSet:
         UsageError: it is missing or broken, where the message says what is expected where; or there
             are not so many images.
     """
-    data = _whole(settings)
+    data = _whole(settings) if own is None else as_data_set(settings.data, own, settings)
     if size := settings.validation_size:
         _check_size("--validation-size", size, len(data.train) - 1, "training images but one")
         turns = data.train.in_turns()

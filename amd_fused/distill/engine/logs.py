@@ -25,7 +25,7 @@ from amd_fused.distill.data import DataSet
 from amd_fused.distill.engine.trackers import Trackers
 from amd_fused.distill.run_dir import RunDir
 
-# A teacher below so many times the accuracy of guessing is worth a doubt.
+# A teacher below so many times the accuracy of guessing, or half way from it, is worth a doubt.
 _NEAR_CHANCE = 2
 
 
@@ -134,7 +134,8 @@ def announce(text: str) -> None:
 def announce_teacher(name: str, top1: float, dataset: DataSet) -> None:
     """A line on stderr: what a teacher reaches that was trained elsewhere."""
     mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (dataset.mean, dataset.std))
-    low = top1 < _NEAR_CHANCE * 100 / dataset.num_classes
+    chance = 100 / dataset.num_classes
+    low = top1 < min(_NEAR_CHANCE * chance, (chance + 100) / 2)
     doubt = "; that is near chance: was it trained on images normalised so?" if low else ""
     print(
         f"the teacher {name}: top-1 {top1:.2f} % of the test images of {dataset.name}, normalised "

@@ -9,5 +9,6 @@ KERNELS = {
     "kd": ("triton", "cpp"),
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
-    "afds": ("triton", "cpp"),
+    "afds": ("triton", "cuda", "cpp"),
+    "vid": ("triton", "cuda", "cpp"),
 }

@@ -31,6 +31,8 @@ KERNELS = {
     "amd_chunk_fwd_kernel",
     "amd_layers_fwd_kernel",
     "amd_bwd_kernel",
+    "afds_fwd_kernel",
+    "afds_bwd_kernel",
 }
 # A kernel's name out of its mangled one, and its compute type: f or d.
 NAME = f"({'|'.join(KERNELS)})I([fd])E"
@@ -89,6 +91,7 @@ def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocess
 ) -> None:
     """65,536 registers, in units of 8 a thread; the most threads that a block may have."""
     threads = {"amd_fused_fwd_kernel": 384, "amd_map_fwd_kernel": 128, "amd_bwd_kernel": 256}
+    threads |= {"afds_fwd_kernel": 256, "afds_bwd_kernel": 256}
     checked = 0
     for _, log in compiled.values():
         for name, kind, _, registers, _ in resources(log):
@@ -132,13 +135,17 @@ def test_features_move_16_bytes_at_a_time(
     if disassembler() is None:
         pytest.skip("cuobjdump is not installed")
     found: dict[tuple[str, str], Counter[str]] = {}
-    for source in ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu"):
+    for source in ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afds.cu"):
         found |= instructions(compiled[source][0], capability)
     for kind in "fd":
-        for kernel in ("amd_fused_fwd_kernel", "amd_map_fwd_kernel", "amd_bwd_kernel"):
+        reading = {"amd_fused_fwd_kernel": 8, "amd_map_fwd_kernel": 8, "amd_bwd_kernel": 8}
+        # Of both sides: four at once in either pass, and two at once.
+        reading |= {"afds_fwd_kernel": 16, "afds_bwd_kernel": 4}
+        for kernel, least in reading.items():
             loads = {name for name in found[kernel, kind] if re.match(r"LDG\..*128", name)}
             print(kernel, kind, {name: found[kernel, kind][name] for name in loads})
             # Rows and pixels, four loads under way at once.
-            assert sum(found[kernel, kind][name] for name in loads) >= 8
-        stores = {n: c for n, c in found["amd_bwd_kernel", kind].items() if n.startswith("STG")}
-        assert sum(count for name, count in stores.items() if "128" in name) >= 8, stores
+            assert sum(found[kernel, kind][name] for name in loads) >= least
+        for kernel, least in (("amd_bwd_kernel", 8), ("afds_bwd_kernel", 4)):
+            stores = {n: c for n, c in found[kernel, kind].items() if n.startswith("STG")}
+            assert sum(count for name, count in stores.items() if "128" in name) >= least, stores

@@ -59,7 +59,8 @@ class Subject:
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
         constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
-            features; where it has backends, a list with a tensor a layer.
+            features.
+        by_layer: they are a tensor a layer, which the loss takes as a list.
         teacher_again: of MAPS, backward reads the teacher's features too.
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
@@ -76,6 +77,7 @@ class Subject:
     draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
     constants: Callable[..., tuple[Tensor, ...]] | None = None
+    by_layer: bool = False
     teacher_again: bool = False
     flops: Callable[[Any, torch.device], Flops] | None = None
     released: Loss | None = None
@@ -116,7 +118,7 @@ class Subject:
         if self.released and not self.backends:
             return common.beside_released(function, self.released, oracle)
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
-        if self.constants:
+        if self.by_layer:
             call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
         if self.released:
@@ -168,7 +170,6 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         SHAPES["tiny"],
         layout=MAPS,
-        backends=(),
         constants=rows.draw_attention,
         released=released.afd,
         weight=200.0,
@@ -180,6 +181,7 @@ SUBJECTS = {
         Shape("tiny-equal", 2, (Pair(3, 3, 7, 7), Pair(4, 4, 4, 5)), "for the tests"),
         layout=MAPS,
         constants=rows.draw_importance,
+        by_layer=True,
         teacher_again=True,
         weight=500.0,
     ),

@@ -17,7 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import afds_loss, amd_loss, backends, kd_loss, lsh_loss, nd_loss, spherical_kd_loss
+from amd_fused import (
+    afd_loss,
+    afds_loss,
+    amd_loss,
+    backends,
+    kd_loss,
+    lsh_loss,
+    nd_loss,
+    spherical_kd_loss,
+)
 
 ISAS = ("baseline", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -28,7 +37,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh(), *afds()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -69,6 +78,15 @@ def lsh() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"lsh {dtype} {kind}", losses(lsh_loss, *pair, *planes, kind=kind)
 
 
+def afd() -> Iterator[tuple[str, list[Tensor]]]:
+    """Channels in stripes and a rest, more than two vectors of them, and positions of two blocks."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (35, 37))):
+        pair = [draw((3, 37, *size), dtype, seed).to(memory_format=layout) for seed in (0, 1)]
+        attention = torch.ones(3, 1, 1)
+        yield f"afd {dtype} {layout} {size}", losses(afd_loss, *pair, attention)
+
+
 def afds() -> Iterator[tuple[str, list[Tensor]]]:
     layouts = (torch.contiguous_format, torch.channels_last)
     for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (3, 5))):
@@ -106,7 +124,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 16
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

@@ -79,7 +79,7 @@ def lsh() -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def afd() -> Iterator[tuple[str, list[Tensor]]]:
-    """Channels in stripes and a rest, more than two vectors of them, and positions of two blocks."""
+    """Channels in stripes and a rest, of two vectors and more; positions of two blocks."""
     layouts = (torch.contiguous_format, torch.channels_last)
     for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (35, 37))):
         pair = [draw((3, 37, *size), dtype, seed).to(memory_format=layout) for seed in (0, 1)]

@@ -32,7 +32,7 @@ from amd_fused.losses._common.triton.replay import Replays, described
 # Programs that share the channels of a stretch at most.
 _MOST_GROUPS = 16
 
-# More than the kernel needs. Without a limit ptxas (CUDA 13) aims below that and spills a few words.
+# More than the kernel needs. Without a limit ptxas (CUDA 13) aims below that, and spills words.
 _REGISTERS = {torch.float32: 128, torch.float64: 255}
 
 REPLAYS = Replays()

@@ -60,7 +60,8 @@ class Subject:
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
         constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
-            features; where it has backends, a list with a tensor a layer.
+            features.
+        by_layer: they are a tensor a layer, which the loss takes as a list.
         teacher_again: of MAPS, backward reads the teacher's features too.
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
@@ -77,6 +78,7 @@ class Subject:
     draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
     constants: Callable[..., tuple[Tensor, ...]] | None = None
+    by_layer: bool = False
     teacher_again: bool = False
     flops: Callable[[Any, torch.device], Flops] | None = None
     released: Loss | None = None
@@ -117,7 +119,7 @@ class Subject:
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
         if self.released and not self.backends:
             return common.beside_released(call(function), self.released, call(oracle))
-        if self.constants:
+        if self.by_layer:
             call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
         if self.released:
@@ -171,6 +173,7 @@ SUBJECTS = {
         _EQUAL,
         layout=MAPS,
         constants=rows.draw_variances,
+        by_layer=True,
         teacher_again=True,
     ),
     # Embeddings of both sides, mapped to 128 numbers. The weight is RepDistiller's, as CRD's.
@@ -201,7 +204,6 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         SHAPES["tiny"],
         layout=MAPS,
-        backends=(),
         constants=rows.draw_attention,
         released=released.afd,
         weight=200.0,
@@ -213,6 +215,7 @@ SUBJECTS = {
         _EQUAL,
         layout=MAPS,
         constants=rows.draw_importance,
+        by_layer=True,
         teacher_again=True,
         weight=500.0,
     ),

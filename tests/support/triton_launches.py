@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from amd_fused.losses._common.triton.launch import Launch
+from amd_fused.losses.afd import triton as afd
 from amd_fused.losses.afds import triton as afds
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
@@ -192,12 +193,7 @@ def afds_cases() -> Described:
     ):
         for layout in (*LAYOUTS, "window"):
             collected: list[Launch] = []
-            a = torch.empty(shape, dtype=dtype, device="meta")
-            if layout == "window":
-                larger = a.new_empty(*shape[:2], shape[2] + 3, shape[3] + 3)
-                a = larger[:, :, : shape[2], : shape[3]]
-            else:
-                a = a.contiguous(memory_format=LAYOUTS[layout])
+            a = laid_out(torch.empty(shape, dtype=dtype, device="meta"), layout)
             distance, numbers = afds.afds_fwd_triton(a, a, 1e-6, submit=collected.extend)
             # VID's.
             afds.afds_fwd_triton(a, a, None, submit=collected.extend)
@@ -207,12 +203,41 @@ def afds_cases() -> Described:
             yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
 
 
+def afd_cases() -> Described:
+    """Rows and pixels of whole 16-byte words and of single numbers; maps of one stretch, and of
+    several; channels of one program, and shared out over several; sizes of one."""
+    for shape, dtype, in_double in (
+        ((128, 64, 8, 8), torch.float32, False),
+        ((128, 64, 8, 8), torch.bfloat16, False),
+        ((32, 64, 56, 56), torch.float32, False),
+        ((32, 64, 56, 56), torch.float64, True),
+        ((2, 512, 7, 7), torch.float16, True),
+        ((1, 1, 1, 1), torch.float32, False),
+    ):
+        for layout in (*LAYOUTS, "window"):
+            collected: list[Launch] = []
+            a = laid_out(torch.empty(shape, dtype=dtype, device="meta"), layout)
+            maps, means = afd.afd_fwd_triton([a], in_double, submit=collected.extend)
+            afd.afd_bwd_triton([maps], [means], [a], submit=collected.extend)
+            case = {"loss": "afd", "layout": layout, "width": shape[-1]}
+            yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
+
+
+def laid_out(a: torch.Tensor, layout: str) -> torch.Tensor:
+    """A tensor of that shape: of a layout of LAYOUTS, or a window of a larger map."""
+    if layout == "window":
+        height, width = a.shape[2:]
+        return a.new_empty(*a.shape[:2], height + 3, width + 3)[:, :, :height, :width]
+    return a.contiguous(memory_format=LAYOUTS[layout])
+
+
 # Losses on rows and channels and the attention map, by the stem of their files: the launches to
 # compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
     "nd": nd_cases,
     "lsh": lsh_cases,
+    "afd": afd_cases,
     "afds": afds_cases,
     "attention_map": attention_map_cases,
 }

@@ -81,8 +81,8 @@ def logits(owner: str, name: str, z: Tensor) -> None:
             "; of one sigmoid output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
         )
     raise ValueError(
-        f"{owner}: {name} must be [B, K] or [B, K, ...] with B >= 1, K >= 2 and at least one "
-        f"position, got shape {tuple(z.shape)}{remedy}"
+        f"{owner}: {name} must be [B, K] or [B, K, ...], no size 0, with B >= 1 and K >= 2, got "
+        f"shape {tuple(z.shape)}{remedy}"
     )
 
 

@@ -45,7 +45,7 @@ def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]
 
 
 # Every kernel: the AMD loss's fused and split forms on three layers, the chunked on one.
-FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh", "afd", "afds", "attention_map")
+FEW = ("cifar-wrn", "512x512", "kd", "kd_map", "nd", "lsh", "afd", "afds", "attention_map")
 
 
 @pytest.fixture(
@@ -83,6 +83,7 @@ AMD_KERNELS = {
 # Kernels of the losses on rows and of the attention map, by the stem of their files.
 ROW_KERNELS = {
     "kd": {"kd_row_fwd_kernel", "kd_wide_fwd_kernel", "kd_bwd_kernel"},
+    "kd_map": {"kd_row_fwd_kernel", "kd_bwd_kernel"},
     "nd": {"nd_fwd_kernel", "nd_bwd_kernel"},
     "lsh": {"lsh_bce_kernel"},
     "afd": {"afd_fwd_kernel", "afd_mean_kernel", "afd_bwd_kernel"},

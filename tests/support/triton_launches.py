@@ -116,6 +116,28 @@ def kd_cases() -> Described:
         yield case | {"norm": norm, "multiplier": multiplier}, collected
 
 
+def kd_map_cases() -> Described:
+    """Dense logits whose positions or whose classes lie side by side, all counted or not."""
+    for classes, dtype, norm, channels_last in (
+        (21, torch.float32, 0, False),
+        (21, torch.bfloat16, 0, True),
+        (150, torch.float32, 1, False),
+        (19, torch.float64, 2, False),
+    ):
+        collected: list[Launch] = []
+        shape = (4, 128 * 128, classes) if channels_last else (4, classes, 128 * 128)
+        z = torch.empty(shape, dtype=dtype, device="meta")
+        z = z.mT if channels_last else z
+        counted = torch.empty(4, 128 * 128, dtype=torch.bool, device="meta")
+        numbers = torch.tensor([4.0, 5.0], dtype=torch.float64)
+        loss, rows = kd.kd_map_fwd_triton(
+            z, z, counted, numbers, norm, norm == 1, submit=collected.extend
+        )
+        kd.kd_map_bwd_triton(loss, z, z, rows, numbers, True, norm == 1, submit=collected.extend)
+        case = {"loss": "kd_map", "classes": classes, "dtype": str(dtype).removeprefix("torch.")}
+        yield case | {"norm": norm, "channels_last": channels_last}, collected
+
+
 def nd_cases() -> Described:
     """Rows of a block or several, narrower ones and one of one number; gradients to the student,
     and to both sides."""
@@ -235,6 +257,7 @@ def laid_out(a: torch.Tensor, layout: str) -> torch.Tensor:
 # compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
+    "kd_map": kd_map_cases,
     "nd": nd_cases,
     "lsh": lsh_cases,
     "afd": afd_cases,

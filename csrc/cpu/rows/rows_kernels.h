@@ -2,6 +2,7 @@
 
 #include "afds_kernels.h"
 #include "kd_kernels.h"
+#include "kd_map_kernels.h"
 #include "lsh_kernels.h"
 #include "nd_kernels.h"
 #include "rows.h"
@@ -51,6 +52,7 @@ void fill_rows(RowKernels<T>* table) {
   fill_row_storage<T, F16>(table, kFloat16);
   fill_row_storage<T, Bf16>(table, kBfloat16);
   fill_kd(&table->kd);
+  fill_kd_map(&table->kd_map);
   fill_nd(&table->nd);
   fill_lsh(&table->lsh);
   fill_afds(&table->afds);

@@ -45,7 +45,7 @@ def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]
 
 
 # Every kernel: the AMD loss's fused and split forms on three layers, the chunked on one.
-FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh", "afds", "attention_map")
+FEW = ("cifar-wrn", "512x512", "kd", "nd", "lsh", "afds", "crd", "attention_map")
 
 
 @pytest.fixture(
@@ -86,6 +86,7 @@ ROW_KERNELS = {
     "nd": {"nd_fwd_kernel", "nd_bwd_kernel"},
     "lsh": {"lsh_bce_kernel"},
     "afds": {"afds_fwd_kernel", "afds_bwd_kernel"},
+    "crd": {"crd_fwd_kernel"},
     "attention_map": {"amd_map_fwd_kernel", "attention_map_groups_kernel"},
 }
 

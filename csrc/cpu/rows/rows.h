@@ -4,6 +4,7 @@
 #pragma once
 
 #include "afds_rows.h"
+#include "crd_rows.h"
 #include "kd_rows.h"
 #include "lsh_rows.h"
 #include "nd_rows.h"
@@ -25,6 +26,7 @@ struct RowKernels {
   NdKernels<T> nd;
   LshKernels<T> lsh;
   AfdsKernels<T> afds;
+  CrdKernels<T> crd;
 };
 
 template <typename T>

@@ -13,10 +13,10 @@ import torch
 
 from amd_fused.losses._common.triton.launch import Launch
 from amd_fused.losses.afds import triton as afds
-from amd_fused.losses.crd import triton as crd
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.attention_map import triton as attention_map
+from amd_fused.losses.crd import triton as crd
 from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
 from amd_fused.losses.nd import triton as nd

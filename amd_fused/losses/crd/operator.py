@@ -176,9 +176,9 @@ def shifts(
 ) -> tuple[list[Tensor], float]:
     """log_h of either side, 0-d each, and what each negative adds to the loss of both.
 
-    derived: with u = score / temperature - log_h = log(h / (noise + eps)) the terms are softplus(-u)
-    of a sample's own row and softplus(u) + log(1 + eps / noise) of a negative, which no score
-    overflows.
+    derived: with u = score / temperature - log_h = log(h / (noise + eps)) the terms are
+    softplus(-u) of a sample's own row and softplus(u) + log(1 + eps / noise) of a negative, which
+    no score overflows.
     """
     log_h = [log_z.to(dtype) + math.log(noise + eps) for log_z in log_normalizers]
     return log_h, 2 * math.log1p(eps / noise)
@@ -187,7 +187,7 @@ def shifts(
 def own_terms(
     e: Tensor, bank: Tensor, samples: Tensor, log_h: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Of the samples' own rows: the mean of softplus(-u), and sigmoid(-u) times the rows, [B, D]."""
+    """Of samples' own rows: the mean of softplus(-u), and sigmoid(-u) times the rows, [B, D]."""
     rows = bank.index_select(0, samples[:, 0].long()).to(e.dtype)
     u = (e * rows).sum(1) / temperature - log_h
     return F.softplus(-u).mean(), torch.sigmoid(-u)[:, None] * rows

@@ -56,7 +56,9 @@ class Subject:
         shapes, tiny: in order of size, and one for the tests.
         dtypes: by default.
         layout: ROWS, whose losses take a tensor a side, or MAPS.
-        backends: with kernels of this loss; none if ours is torch's operators on any device.
+        backends: with kernels of this loss; none if ours is torch's operators on any device, or
+            shapes decide.
+        runs_on: ours without backends, for the title.
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
         constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
@@ -75,6 +77,7 @@ class Subject:
     dtypes: Sequence[str] = ("float32",)
     layout: str = ROWS
     backends: tuple[str, ...] = ("triton", "cpp")
+    runs_on: str = "torch"
     draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
     constants: Callable[..., tuple[Tensor, ...]] | None = None
@@ -118,7 +121,7 @@ class Subject:
         oracle = getattr(amd_fused.reference, self.loss)
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
         if self.released and not self.backends:
-            return common.beside_released(call(function), self.released, call(oracle))
+            return common.beside_released(call(function), self.released, call(oracle), self.runs_on)
         if self.by_layer:
             call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
@@ -172,6 +175,7 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         _EQUAL,
         layout=MAPS,
+        backends=("triton", "cuda", "cpp"),
         constants=rows.draw_variances,
         by_layer=True,
         teacher_again=True,
@@ -193,6 +197,7 @@ SUBJECTS = {
         (Rows(64, 128, 50000), Rows(16, 128, 1281167)),
         Rows(4, 5, 30),
         backends=(),
+        runs_on="by its shape",
         draw=rows.draw_contrasted,
         ideal=rows.crd_bytes,
         released=released.crd,
@@ -214,6 +219,7 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         _EQUAL,
         layout=MAPS,
+        backends=("triton", "cuda", "cpp"),
         constants=rows.draw_importance,
         by_layer=True,
         teacher_again=True,

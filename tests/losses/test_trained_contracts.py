@@ -190,7 +190,7 @@ CRITERIA: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     "crd": (
         lambda: amd_fused.CRDLoss(C, C, N, K, temperature=0.1, momentum=1, seed=2),
-        {"num_negatives": K, "temperature": 0.1, "momentum": 1, "seed": 2},
+        {"num_negatives": K, "temperature": 0.1, "momentum": 1, "seed": 2, "backend": "auto"},
     ),
     "afd": (
         lambda: amd_fused.AFDLoss(C, [C], attention_features=8),

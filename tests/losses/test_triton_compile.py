@@ -45,7 +45,10 @@ def lines(script: str, *arguments: str, triton: str = "") -> list[dict[str, Any]
 
 
 # Every kernel: the AMD loss's fused and split forms on three layers, the chunked on one.
-FEW = ("cifar-wrn", "512x512", "kd", "kd_map", "nd", "lsh", "afd", "afds", "attention_map")
+FEW = (
+    *("cifar-wrn", "512x512", "kd", "kd_map", "nd", "lsh", "crd", "afd", "afds"),
+    "attention_map",
+)
 
 
 @pytest.fixture(
@@ -88,6 +91,7 @@ ROW_KERNELS = {
     "lsh": {"lsh_bce_kernel"},
     "afd": {"afd_fwd_kernel", "afd_mean_kernel", "afd_bwd_kernel"},
     "afds": {"afds_fwd_kernel", "afds_bwd_kernel"},
+    "crd": {"crd_fwd_kernel"},
     "attention_map": {"amd_map_fwd_kernel", "attention_map_groups_kernel"},
 }
 

@@ -17,6 +17,7 @@ from amd_fused.losses.afds import triton as afds
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.attention_map import triton as attention_map
+from amd_fused.losses.crd import triton as crd
 from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
 from amd_fused.losses.nd import triton as nd
@@ -253,6 +254,26 @@ def laid_out(a: torch.Tensor, layout: str) -> torch.Tensor:
     return a.contiguous(memory_format=LAYOUTS[layout])
 
 
+def crd_cases() -> Described:
+    """Rows of whole 16-byte words and of single numbers; a stretch and less; with the gradient."""
+    for width, negatives, dtype, bank_dtype in (
+        (128, 16384, torch.float32, torch.float32),
+        (128, 16384, torch.float32, torch.bfloat16),
+        (128, 4096, torch.float64, torch.float64),
+        (50, 100, torch.float32, torch.float32),
+        (1, 1, torch.float32, torch.float32),
+    ):
+        collected: list[Launch] = []
+        batch, rows = (64, 50000) if width > 1 else (1, 1)
+        a = torch.empty(batch, width, dtype=dtype, device="meta")
+        bank = torch.empty(rows, width, dtype=bank_dtype, device="meta")
+        samples = torch.empty(batch, 1 + negatives, dtype=torch.int64, device="meta")
+        log_z, numbers = torch.empty(2, device="meta"), torch.tensor([0.07, 1e-7])
+        given = (a, a, bank, bank, samples, log_z, numbers, [True, False])
+        crd.crd_fwd_triton(*given, submit=collected.extend)
+        yield {"loss": "crd", "width": width, "dtype": str(dtype).removeprefix("torch.")}, collected
+
+
 # Losses on rows and channels and the attention map, by the stem of their files: the launches to
 # compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
@@ -262,6 +283,7 @@ ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "lsh": lsh_cases,
     "afd": afd_cases,
     "afds": afds_cases,
+    "crd": crd_cases,
     "attention_map": attention_map_cases,
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "afds_rows.h"
+#include "crd_rows.h"
 #include "kd_map_rows.h"
 #include "kd_rows.h"
 #include "lsh_rows.h"
@@ -27,6 +28,7 @@ struct RowKernels {
   NdKernels<T> nd;
   LshKernels<T> lsh;
   AfdsKernels<T> afds;
+  CrdKernels<T> crd;
 };
 
 template <typename T>

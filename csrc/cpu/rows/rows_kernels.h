@@ -1,6 +1,7 @@
 // The table of one instruction set's row kernels. Included once by each <isa>.cpp.
 
 #include "afds_kernels.h"
+#include "crd_kernels.h"
 #include "kd_kernels.h"
 #include "kd_map_kernels.h"
 #include "lsh_kernels.h"
@@ -56,6 +57,7 @@ void fill_rows(RowKernels<T>* table) {
   fill_nd(&table->nd);
   fill_lsh(&table->lsh);
   fill_afds(&table->afds);
+  fill_crd(&table->crd);
 }
 
 // Every input is computed in float32 unless one of them is float64.

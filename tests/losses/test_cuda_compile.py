@@ -50,9 +50,7 @@ def capabilities(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def compiled(
-    capabilities: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Compiled:
+def compiled(capabilities: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """By source: its object file and what ptxas said of it."""
     folder = tmp_path_factory.mktemp("cuda")
     includes = [ROOT / "csrc", ROOT / "csrc" / "cuda", *cpp_extension.include_paths()]

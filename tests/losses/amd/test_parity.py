@@ -6,13 +6,15 @@ same dtype last, so the same tolerance holds there.
 
 The CUDA kernels run on the CPU here, in some milliseconds (tests/cuda_on_host). Triton's run in its
 interpreter (conftest.py), a quarter of a second a call: they take every option and dtype, and every
-layout, at a few sizes, one for each form of `losses/amd/triton/plan.py`; `make test-all` crosses
-options with storage types.
+layout, at a few sizes, one for each form of `losses/amd/triton/plan.py`. `make test` has any two of
+size, layout and dtype together, and `make test-all` any three; it crosses options with storage
+types in the interpreter too.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -80,24 +82,41 @@ def test_every_option_in_every_dtype(backend: str, dtypes: str, options: dict[st
 
 
 # The CUDA kernels take every storage type in these two, in either compute type.
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("shape", cases.SHAPES)
+SIZED = {"cpp": list(cases.DTYPES), "cuda": ["float32 and bfloat16", "float16 and float64"]}
+
+
+def of_size_layout_and_dtype() -> Iterator[Any]:
+    """One dtype after the other along the diagonals of sizes and layouts; the others exhaustive."""
+    for backend, dtypes in SIZED.items():
+        for (i, shape), (j, layout), (k, name) in product(
+            enumerate(cases.SHAPES), enumerate(cases.LAYOUTS), enumerate(dtypes)
+        ):
+            marks = [] if (i + j) % len(dtypes) == k else [pytest.mark.exhaustive]
+            case = (backend, shape, layout, name)
+            yield pytest.param(*case, marks=marks, id="-".join(case))
+
+
 @pytest.mark.parametrize(
-    ("backend", "dtypes"),
-    [
-        *(("cpp", dtypes) for dtypes in cases.DTYPES),
-        ("cuda", "float32 and bfloat16"),
-        ("cuda", "float16 and float64"),
-    ],
-    indirect=["backend"],
+    ("backend", "shape", "layout", "dtypes"), list(of_size_layout_and_dtype()), indirect=["backend"]
 )
 def test_every_layout_of_every_size(backend: str, shape: str, layout: str, dtypes: str) -> None:
     check(backend, shape, dtypes, layout, {})
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("dtypes", cases.DTYPES)
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def of_layout_and_dtype() -> Iterator[Any]:
+    """In the interpreter every layout and every dtype once; what else they meet is exhaustive."""
+    for backend, (i, layout), (j, dtypes) in product(
+        ("cuda", "triton"), enumerate(cases.LAYOUTS), enumerate(cases.DTYPES)
+    ):
+        apart = backend == "triton" and i % len(cases.DTYPES) != j
+        marks = [pytest.mark.exhaustive] if apart else []
+        case = (backend, layout, dtypes)
+        yield pytest.param(*case, marks=marks, id="-".join(case))
+
+
+@pytest.mark.parametrize(
+    ("backend", "layout", "dtypes"), list(of_layout_and_dtype()), indirect=["backend"]
+)
 def test_every_layout_in_every_dtype(backend: str, layout: str, dtypes: str) -> None:
     check(backend, "3x5", dtypes, layout, {})
 

@@ -18,9 +18,9 @@ from amd_fused.distill.run_dir import RunDir
 
 
 def tiny(**changes: Any) -> Settings:
-    """Two epochs of six steps on 60 digits, tested on an odd number; gamma is such that the AMD loss counts, no more.
+    """Two epochs of six steps on 60 digits, tested on an odd number.
 
-    `method` is given by its key.
+    Gamma is such that the AMD loss counts, no more. `method` is given by its key.
     """
     if "method" in changes:
         changes["method"] = parse(changes["method"])

@@ -32,18 +32,21 @@ TOLERANCE = {torch.float32: (2e-6, 5e-6), torch.float64: (1e-13, 1e-12)}
 FUSED = ["cpp", "cuda", "triton"]
 FAST = ["cpp", "cuda"]
 # Maps of the fused, split and chunked forms.
-INTERPRETED = ("7x7", "3x5", "56x56", "67x131")
+FORMS = ("7x7", "3x5", "56x56", "67x131")
+# Chunked too with the fixture `small_chunks`.
+SMALL_CHUNKED = (1, 3, 2, 11, 9)
 
 
 def check(
     backend: str,
-    shape: str,
+    shape: str | tuple[int, ...],
     dtypes: str,
     layout: str,
     options: dict[str, Any],
     seed: int = 0,
 ) -> None:
-    student, teacher = cases.features(cases.SHAPES[shape], cases.DTYPES[dtypes], layout, seed)
+    size = cases.SHAPES[shape] if isinstance(shape, str) else shape
+    student, teacher = cases.features(size, cases.DTYPES[dtypes], layout, seed)
     exact = oracle(student, teacher, **options)
     eager = run(reference.amd_loss, student, teacher, **options)
     fused = run(functools.partial(amd_loss, backend=backend), student, teacher, **options)
@@ -128,17 +131,44 @@ def test_every_option_at_every_size(backend: str, shape: str, options: dict[str,
     check(backend, shape, "float32", "channels_last", options, seed=1)
 
 
+RELEASED_AND_MASKED = {"formula": "released", "mask_threshold": 0.5}
+# Chunks of a device's size last seconds in the interpreter.
+CHUNKED = [
+    pytest.param("cuda", "67x131"),
+    pytest.param("triton", "67x131", marks=pytest.mark.exhaustive),
+]
+
+
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", INTERPRETED)
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "shape"),
+    [*product(("cuda", "triton"), FORMS[:-1]), *CHUNKED],
+    indirect=["backend"],
+)
 def test_every_form(backend: str, shape: str, layout: str) -> None:
-    check(backend, shape, "float32", layout, {"formula": "released", "mask_threshold": 0.5}, seed=1)
+    check(backend, shape, "float32", layout, RELEASED_AND_MASKED, seed=1)
 
 
 @pytest.mark.parametrize("dtypes", ["float64", "float32 and bfloat16"])
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
-def test_chunked_form_in_other_dtypes(backend: str, dtypes: str) -> None:
-    check(backend, "67x131", dtypes, "nchw", {"local_weight": 0.0})
+@pytest.mark.parametrize(("backend", "shape"), CHUNKED, indirect=["backend"])
+def test_chunked_form_in_other_dtypes(backend: str, shape: str, dtypes: str) -> None:
+    check(backend, shape, dtypes, "nchw", {"local_weight": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options"),
+    [
+        ("float32", RELEASED_AND_MASKED),
+        ("float64", {"local_weight": 0.0}),
+        ("float32 and bfloat16", {"local_weight": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_chunked_form_of_small_chunks(
+    backend: str, layout: str, dtypes: str, options: dict[str, Any], small_chunks: None
+) -> None:
+    check(backend, SMALL_CHUNKED, dtypes, layout, options, seed=1)
 
 
 @pytest.mark.filterwarnings("ignore:amd_loss. the gradient is 0 whatever the student does")

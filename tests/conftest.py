@@ -34,13 +34,18 @@ from amd_fused import _backends, backends
 from amd_fused.losses._common import constant_losses
 from amd_fused.losses.amd.triton import plan
 
-# Processes take files in this order, and none is to end alone.
-SLOWEST = ("test_triton_compile", "test_triton_on_host", "test_parity", "test_contracts")
+# Processes take files in this order, and none is to end alone: those of more than ten seconds.
+SLOWEST = (
+    *("test_triton_compile", "test_gpu", "test_install", "test_teacher_cache_runs"),
+    *("test_triton_on_host", "test_cuda_compile", "test_engine_processes", "test_parity"),
+    *("test_contracts", "test_contracts_modules", "test_engine_resume", "test_cuda_on_host"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest files first."""
-    items.sort(key=lambda item: item.path.stem not in SLOWEST)
+    order = {stem: place for place, stem in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True)

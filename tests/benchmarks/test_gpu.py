@@ -30,7 +30,8 @@ TESTS = {"a": ("smoke", "core"), "b": ("tests",)}
 pytest.importorskip("triton", reason="the dry form runs in Triton's interpreter")
 
 
-@pytest.fixture(scope="module", params=["a", "b"])
+# Stage a has steps of both kinds, tests and benchmarks; b has more of them.
+@pytest.fixture(scope="module", params=["a", pytest.param("b", marks=pytest.mark.exhaustive)])
 def finished(request, tmp_path_factory):
     """Stage, process, its log, and what it packed: by the part of a name that tells what it is."""
     folder = tmp_path_factory.mktemp("gpu") / "new"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 CAPABILITIES = ("75", "80", "90", "100")
+Compiled = dict[str, tuple[Path, str]]
 CUDA_HOME = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 NVCC = shutil.which("nvcc") or shutil.which(str(CUDA_HOME / "bin" / "nvcc"))
 KERNELS = {
@@ -40,12 +42,21 @@ NAME = f"({'|'.join(KERNELS)})I([fd])E"
 pytestmark = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed")
 
 
+@pytest.fixture(
+    scope="module",
+    params=[("90",), pytest.param(CAPABILITIES, marks=pytest.mark.exhaustive)],
+    ids=["sm_90", "every"],
+)
+def capabilities(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+def compiled(capabilities: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """By source: its object file and what ptxas said of it."""
     folder = tmp_path_factory.mktemp("cuda")
     includes = [ROOT / "csrc", ROOT / "csrc" / "cuda", *cpp_extension.include_paths()]
-    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in CAPABILITIES]
+    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in capabilities]
 
     def compile_one(source: Path) -> tuple[Path, str]:
         output = folder / f"{source.name}.o"
@@ -75,19 +86,19 @@ def resources(log: str) -> Iterator[tuple[str, str, str, int, int]]:
 
 
 def test_every_kernel_compiles_for_every_architecture_without_spilling(
-    compiled: dict[str, tuple[Path, str]],
+    compiled: Compiled, capabilities: tuple[str, ...]
 ) -> None:
     rows = [row for _, log in compiled.values() for row in resources(log)]
     for name, kind, capability, registers, spilt in sorted(rows):
         print(f"{name}<{kind}> sm_{capability}: {registers} registers, {spilt} bytes spilt")
     assert Counter(row[:3] for row in rows) == Counter(
-        (name, kind, capability) for name in KERNELS for kind in "fd" for capability in CAPABILITIES
+        (name, kind, capability) for name in KERNELS for kind in "fd" for capability in capabilities
     )
     assert [row for row in rows if row[-1] > 0] == []
 
 
 def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocessor(
-    compiled: dict[str, tuple[Path, str]],
+    compiled: Compiled, capabilities: tuple[str, ...]
 ) -> None:
     """65,536 registers, in units of 8 a thread; the most threads that a block may have."""
     threads = {"amd_fused_fwd_kernel": 384, "amd_map_fwd_kernel": 128, "amd_bwd_kernel": 256}
@@ -98,7 +109,7 @@ def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocess
             if name in threads and kind == "f":
                 assert 2 * threads[name] * -(-registers // 8) * 8 <= 65536
                 checked += 1
-    assert checked == len(threads) * len(CAPABILITIES)
+    assert checked == len(threads) * len(capabilities)
 
 
 @functools.cache
@@ -111,41 +122,44 @@ def disassembler() -> str | None:
     return shutil.which(str(Path(triton.origin).parent / "backends/nvidia/bin/cuobjdump"))
 
 
-def instructions(path: Path, capability: str) -> dict[tuple[str, str], Counter[str]]:
+def instructions(path: Path, capability: str) -> dict[tuple[str, str, str], Counter[str]]:
     """How often each kernel has which instruction."""
     tool = disassembler()
     assert tool
     command: Sequence[str] = [tool, "-sass", "-arch", f"sm_{capability}", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    counts: dict[tuple[str, str], Counter[str]] = {}
+    counts: dict[tuple[str, str, str], Counter[str]] = {}
     for part in done.stdout.split("Function : ")[1:]:
         name = re.match(rf"\S*?{NAME}", part)
         assert name, part[:200]
         found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]+)", part)
-        counts[name[1], name[2]] = Counter(found)
+        counts[name[1], name[2], capability] = Counter(found)
     return counts
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_features_move_16_bytes_at_a_time(
-    compiled: dict[str, tuple[Path, str]], capability: str
+    compiled: Compiled, capabilities: tuple[str, ...]
 ) -> None:
     """Loads through the read-only cache forward; loads and stores backward."""
     if disassembler() is None:
         pytest.skip("cuobjdump is not installed")
-    found: dict[tuple[str, str], Counter[str]] = {}
-    for source in ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afds.cu"):
+    found: dict[tuple[str, str, str], Counter[str]] = {}
+    for capability, source in itertools.product(
+        capabilities, ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afds.cu")
+    ):
         found |= instructions(compiled[source][0], capability)
-    for kind in "fd":
+    for capability, kind in itertools.product(capabilities, "fd"):
         reading = {"amd_fused_fwd_kernel": 8, "amd_map_fwd_kernel": 8, "amd_bwd_kernel": 8}
         # Of both sides: four at once in either pass, and two at once.
         reading |= {"afds_fwd_kernel": 16, "afds_bwd_kernel": 4}
         for kernel, least in reading.items():
-            loads = {name for name in found[kernel, kind] if re.match(r"LDG\..*128", name)}
-            print(kernel, kind, {name: found[kernel, kind][name] for name in loads})
+            counts = found[kernel, kind, capability]
+            loads = {name for name in counts if re.match(r"LDG\..*128", name)}
+            print(kernel, kind, capability, {name: counts[name] for name in loads})
             # Rows and pixels, four loads under way at once.
-            assert sum(found[kernel, kind][name] for name in loads) >= least
+            assert sum(counts[name] for name in loads) >= least
         for kernel, least in (("amd_bwd_kernel", 8), ("afds_bwd_kernel", 4)):
-            stores = {n: c for n, c in found[kernel, kind].items() if n.startswith("STG")}
+            counts = found[kernel, kind, capability]
+            stores = {n: c for n, c in counts.items() if n.startswith("STG")}
             assert sum(count for name, count in stores.items() if "128" in name) >= least, stores

@@ -78,13 +78,15 @@ def amd_launches(
     return collected
 
 
-def amd_cases(shape: str) -> Described:
+def amd_cases(shape: str, few: bool = False) -> Described:
     batch, layers = (SHAPES | EDGES)[shape]
     dtypes = {"float32": torch.float32} if shape in EDGES else DTYPES
     # A map of one row or column has no local part.
     local_weight = 0.2 if all(min(layer[2:]) > 1 for layer in layers) else 0.0
     for layout in LAYOUTS:
         for name, dtype in dtypes.items():
+            if few and (layout, name) in (("nchw", "bfloat16"), ("channels_last", "float32")):
+                continue
             case = {"loss": "amd", "shape": shape, "layout": layout, "dtype": name}
             yield case, amd_launches(batch, layers, layout, dtype, local_weight=local_weight)
 
@@ -289,5 +291,7 @@ ROW_LOSSES: dict[str, Callable[[], Described]] = {
 
 
 def described(case: str) -> Described:
-    """The launches of a case."""
-    return ROW_LOSSES[case]() if case in ROW_LOSSES else amd_cases(case)
+    """The launches of a case; of a shape with ":few" behind it, one dtype a layout."""
+    if case in ROW_LOSSES:
+        return ROW_LOSSES[case]()
+    return amd_cases(case.removesuffix(":few"), few=case.endswith(":few"))

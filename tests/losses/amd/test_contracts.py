@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import cases
@@ -152,9 +153,17 @@ def test_all_zero_maps_have_finite_loss_and_zero_gradient(
         assert torch.isfinite(result.grads[i]).all()
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("options", [{}, {"local_weight": 0.0, "formula": "released"}])
-@pytest.mark.parametrize("backend", FUSED, indirect=True)
+def of_layout_and_options() -> Iterator[Any]:
+    """In the interpreter every layout once, with the one options or the other."""
+    options = ({}, {"local_weight": 0.0, "formula": "released"})
+    for backend, (i, layout), j in product(FUSED, enumerate(cases.LAYOUTS), range(2)):
+        marks = [pytest.mark.exhaustive] if backend == "triton" and i % 2 != j else []
+        yield pytest.param(backend, layout, options[j], marks=marks, id=f"{backend}-{layout}-{j}")
+
+
+@pytest.mark.parametrize(
+    ("backend", "layout", "options"), list(of_layout_and_options()), indirect=["backend"]
+)
 def test_uninitialised_memory_is_never_read(
     backend: str, layout: str, options: Any, poisoned: None, small_chunks: None
 ) -> None:

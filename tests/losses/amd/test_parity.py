@@ -6,13 +6,15 @@ same dtype last, so the same tolerance holds there.
 
 The CUDA kernels run on the CPU here, in some milliseconds (tests/cuda_on_host). Triton's run in its
 interpreter (conftest.py), a quarter of a second a call: they take every option and dtype, and every
-layout, at a few sizes, one for each form of `losses/amd/triton/plan.py`; `make test-all` crosses
-options with storage types.
+layout, at a few sizes, one for each form of `losses/amd/triton/plan.py`. `make test` has any two of
+size, layout and dtype together, and `make test-all` any three; it crosses options with storage
+types in the interpreter too.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -30,18 +32,21 @@ TOLERANCE = {torch.float32: (2e-6, 5e-6), torch.float64: (1e-13, 1e-12)}
 FUSED = ["cpp", "cuda", "triton"]
 FAST = ["cpp", "cuda"]
 # Maps of the fused, split and chunked forms.
-INTERPRETED = ("7x7", "3x5", "56x56", "67x131")
+FORMS = ("7x7", "3x5", "56x56", "67x131")
+# Chunked too with the fixture `small_chunks`.
+SMALL_CHUNKED = (1, 3, 2, 11, 9)
 
 
 def check(
     backend: str,
-    shape: str,
+    shape: str | tuple[int, ...],
     dtypes: str,
     layout: str,
     options: dict[str, Any],
     seed: int = 0,
 ) -> None:
-    student, teacher = cases.features(cases.SHAPES[shape], cases.DTYPES[dtypes], layout, seed)
+    size = cases.SHAPES[shape] if isinstance(shape, str) else shape
+    student, teacher = cases.features(size, cases.DTYPES[dtypes], layout, seed)
     exact = oracle(student, teacher, **options)
     eager = run(reference.amd_loss, student, teacher, **options)
     fused = run(functools.partial(amd_loss, backend=backend), student, teacher, **options)
@@ -80,24 +85,41 @@ def test_every_option_in_every_dtype(backend: str, dtypes: str, options: dict[st
 
 
 # The CUDA kernels take every storage type in these two, in either compute type.
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("shape", cases.SHAPES)
+SIZED = {"cpp": list(cases.DTYPES), "cuda": ["float32 and bfloat16", "float16 and float64"]}
+
+
+def of_size_layout_and_dtype() -> Iterator[Any]:
+    """One dtype after the other along the diagonals of sizes and layouts; the others exhaustive."""
+    for backend, dtypes in SIZED.items():
+        for (i, shape), (j, layout), (k, name) in product(
+            enumerate(cases.SHAPES), enumerate(cases.LAYOUTS), enumerate(dtypes)
+        ):
+            marks = [] if (i + j) % len(dtypes) == k else [pytest.mark.exhaustive]
+            case = (backend, shape, layout, name)
+            yield pytest.param(*case, marks=marks, id="-".join(case))
+
+
 @pytest.mark.parametrize(
-    ("backend", "dtypes"),
-    [
-        *(("cpp", dtypes) for dtypes in cases.DTYPES),
-        ("cuda", "float32 and bfloat16"),
-        ("cuda", "float16 and float64"),
-    ],
-    indirect=["backend"],
+    ("backend", "shape", "layout", "dtypes"), list(of_size_layout_and_dtype()), indirect=["backend"]
 )
 def test_every_layout_of_every_size(backend: str, shape: str, layout: str, dtypes: str) -> None:
     check(backend, shape, dtypes, layout, {})
 
 
-@pytest.mark.parametrize("layout", cases.LAYOUTS)
-@pytest.mark.parametrize("dtypes", cases.DTYPES)
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+def of_layout_and_dtype() -> Iterator[Any]:
+    """In the interpreter every layout and every dtype once; what else they meet is exhaustive."""
+    for backend, (i, layout), (j, dtypes) in product(
+        ("cuda", "triton"), enumerate(cases.LAYOUTS), enumerate(cases.DTYPES)
+    ):
+        apart = backend == "triton" and i % len(cases.DTYPES) != j
+        marks = [pytest.mark.exhaustive] if apart else []
+        case = (backend, layout, dtypes)
+        yield pytest.param(*case, marks=marks, id="-".join(case))
+
+
+@pytest.mark.parametrize(
+    ("backend", "layout", "dtypes"), list(of_layout_and_dtype()), indirect=["backend"]
+)
 def test_every_layout_in_every_dtype(backend: str, layout: str, dtypes: str) -> None:
     check(backend, "3x5", dtypes, layout, {})
 
@@ -109,17 +131,44 @@ def test_every_option_at_every_size(backend: str, shape: str, options: dict[str,
     check(backend, shape, "float32", "channels_last", options, seed=1)
 
 
+RELEASED_AND_MASKED = {"formula": "released", "mask_threshold": 0.5}
+# Chunks of a device's size last seconds in the interpreter.
+CHUNKED = [
+    pytest.param("cuda", "67x131"),
+    pytest.param("triton", "67x131", marks=pytest.mark.exhaustive),
+]
+
+
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", INTERPRETED)
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "shape"),
+    [*product(("cuda", "triton"), FORMS[:-1]), *CHUNKED],
+    indirect=["backend"],
+)
 def test_every_form(backend: str, shape: str, layout: str) -> None:
-    check(backend, shape, "float32", layout, {"formula": "released", "mask_threshold": 0.5}, seed=1)
+    check(backend, shape, "float32", layout, RELEASED_AND_MASKED, seed=1)
 
 
 @pytest.mark.parametrize("dtypes", ["float64", "float32 and bfloat16"])
-@pytest.mark.parametrize("backend", ["cuda", "triton"], indirect=True)
-def test_chunked_form_in_other_dtypes(backend: str, dtypes: str) -> None:
-    check(backend, "67x131", dtypes, "nchw", {"local_weight": 0.0})
+@pytest.mark.parametrize(("backend", "shape"), CHUNKED, indirect=["backend"])
+def test_chunked_form_in_other_dtypes(backend: str, shape: str, dtypes: str) -> None:
+    check(backend, shape, dtypes, "nchw", {"local_weight": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "options"),
+    [
+        ("float32", RELEASED_AND_MASKED),
+        ("float64", {"local_weight": 0.0}),
+        ("float32 and bfloat16", {"local_weight": 0.0}),
+    ],
+)
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("backend", ["triton"], indirect=True)
+def test_chunked_form_of_small_chunks(
+    backend: str, layout: str, dtypes: str, options: dict[str, Any], small_chunks: None
+) -> None:
+    check(backend, SMALL_CHUNKED, dtypes, layout, options, seed=1)
 
 
 @pytest.mark.filterwarnings("ignore:amd_loss. the gradient is 0 whatever the student does")

@@ -10,4 +10,5 @@ KERNELS = {
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
     "afds": ("triton", "cpp"),
+    "sp": ("cpp",),
 }

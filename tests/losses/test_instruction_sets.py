@@ -17,7 +17,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import afds_loss, amd_loss, backends, kd_loss, lsh_loss, nd_loss, spherical_kd_loss
+from amd_fused import (
+    afds_loss,
+    amd_loss,
+    at_loss,
+    backends,
+    kd_loss,
+    lsh_loss,
+    nd_loss,
+    sp_loss,
+    spherical_kd_loss,
+)
 
 ISAS = ("baseline", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -28,7 +38,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh(), *afds()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afds(), *at(), *sp()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -77,6 +87,21 @@ def afds() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"afds {dtype} {layout} {size}", losses(afds_loss, *pair, importance)
 
 
+def at() -> Iterator[tuple[str, list[Tensor]]]:
+    for dtype in DTYPES:
+        pair = [draw((3, c, 9, 5), dtype) for c in (19, 33)]
+        yield f"at {dtype}", losses(at_loss, *pair)
+
+
+def sp() -> Iterator[tuple[str, list[Tensor]]]:
+    for dtype, transposed in product(DTYPES, (False, True)):
+        pair = [draw((11, width), dtype) for width in (1100, 50)]
+        if transposed:
+            pair = [x.t().contiguous().t() for x in pair]
+        # It has no option: the kernels run wherever they can.
+        yield f"sp {dtype} {transposed}", losses(lambda s, t, backend: sp_loss(s, t), *pair)
+
+
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -106,7 +131,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 4 + 8
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

@@ -7,6 +7,7 @@
 #include "kd_rows.h"
 #include "lsh_rows.h"
 #include "nd_rows.h"
+#include "sp_rows.h"
 #include "storage.h"
 
 namespace amd_fused {
@@ -25,6 +26,7 @@ struct RowKernels {
   NdKernels<T> nd;
   LshKernels<T> lsh;
   AfdsKernels<T> afds;
+  SpKernels<T> sp;
 };
 
 template <typename T>

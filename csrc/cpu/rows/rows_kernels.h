@@ -5,6 +5,7 @@
 #include "lsh_kernels.h"
 #include "nd_kernels.h"
 #include "rows.h"
+#include "sp_kernels.h"
 
 namespace amd_fused {
 namespace AMD_ISA {
@@ -54,6 +55,7 @@ void fill_rows(RowKernels<T>* table) {
   fill_nd(&table->nd);
   fill_lsh(&table->lsh);
   fill_afds(&table->afds);
+  fill_sp(&table->sp);
 }
 
 // Every input is computed in float32 unless one of them is float64.

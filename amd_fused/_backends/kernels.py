@@ -13,4 +13,5 @@ KERNELS = {
     "afd": ("triton", "cpp"),
     "afds": ("triton", "cuda", "cpp"),
     "vid": ("triton", "cuda", "cpp"),
+    "sp": ("cpp",),
 }

@@ -21,10 +21,12 @@ from amd_fused import (
     afd_loss,
     afds_loss,
     amd_loss,
+    at_loss,
     backends,
     kd_loss,
     lsh_loss,
     nd_loss,
+    sp_loss,
     spherical_kd_loss,
     vid_loss,
 )
@@ -38,7 +40,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds(), *at(), *sp()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -97,6 +99,21 @@ def afds() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"vid {dtype} {layout} {size}", losses(vid_loss, *pair, importance[0])
 
 
+def at() -> Iterator[tuple[str, list[Tensor]]]:
+    for dtype in DTYPES:
+        pair = [draw((3, c, 9, 5), dtype) for c in (19, 33)]
+        yield f"at {dtype}", losses(at_loss, *pair)
+
+
+def sp() -> Iterator[tuple[str, list[Tensor]]]:
+    for dtype, transposed in product(DTYPES, (False, True)):
+        pair = [draw((11, width), dtype) for width in (1100, 50)]
+        if transposed:
+            pair = [x.t().contiguous().t() for x in pair]
+        # It has no option: the kernels run wherever they can.
+        yield f"sp {dtype} {transposed}", losses(lambda s, t, backend: sp_loss(s, t), *pair)
+
+
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -126,7 +143,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16 + 4 + 8
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

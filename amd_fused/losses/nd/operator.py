@@ -36,7 +36,7 @@ _LIBRARY = torch.library.Library("amd_fused", "FRAGMENT")
 def nd_fwd(
     backend: str, student: Tensor, teacher: Tensor, target: Tensor, class_means: Tensor
 ) -> Tensor:
-    """Per-sample ND losses [B] by one backend's operators, differentiable once.
+    """The ND loss, 0-d, by one backend's operators, differentiable once.
 
     Args:
         backend: "cpp" or "triton".
@@ -45,11 +45,12 @@ def nd_fwd(
         class_means: [K, D], a constant; float64 only if student or teacher is.
 
     Returns:
-        [B] in the compute dtype: float64 if student or teacher is float64, else float32.
+        The mean over samples in the compute dtype: float64 if student or teacher is float64, else
+        float32. It is taken here, for a node of autograd less.
     """
     needs_grad = [torch.is_grad_enabled() and a.requires_grad for a in (student, teacher)]
     if not any(needs_grad):
-        return _operator("fwd", backend)(student, teacher, target, class_means)[0]
+        return _operator("fwd", backend)(student, teacher, target, class_means)[0].mean()
     return _ND.apply(backend, needs_grad, student, teacher, target, class_means)
 
 
@@ -67,19 +68,18 @@ class _ND(torch.autograd.Function):
         loss, slopes = _operator("fwd", backend)(student, teacher, target, class_means)
         save(ctx, student, teacher, target, class_means, slopes)
         ctx.backend, ctx.needs_grad = backend, needs_grad
-        return loss
+        return loss.mean()
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
         one_upstream_gradient("nd_loss", ctx.backend, grad_loss)
         operator, needs_grad = _operator("bwd", ctx.backend), ctx.needs_grad
-        grads = once_differentiable(
-            "nd_loss",
-            ctx.backend,
-            lambda *tensors: operator(*tensors, needs_grad),
-            grad_loss,
-            *saved(ctx),
-        )
+
+        def gradients(grad_loss: Tensor, student: Tensor, *rest: Tensor) -> list[Tensor]:
+            batch = student.shape[0]
+            return operator((grad_loss / batch).expand(batch), student, *rest, needs_grad)
+
+        grads = once_differentiable("nd_loss", ctx.backend, gradients, grad_loss, *saved(ctx))
         return None, None, *by_input(grads, needs_grad), None, None
 
 

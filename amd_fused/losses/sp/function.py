@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amd_fused.losses._common import constant_losses, dtypes, pair_checks, value_checks
-from amd_fused.losses.sp import checks, operator, reference
+from amd_fused.losses.sp import checks, operator
 
 
 def sp_loss(
@@ -58,12 +58,9 @@ def sp_loss(
     )
     constant_losses.warn_of_constant_relations("sp_loss", students, 1)
     value_checks.no_transforms("sp_loss", None, students + teachers)
-    dtype = dtypes.compute_dtype(students + teachers)
-    double = dtype == torch.float64
-    weights = layer_weights or [1.0] * len(students)
-    total = torch.zeros((), dtype=dtype, device=students[0].device)
-    for weight, a_s, a_t in zip(weights, students, teachers, strict=True):
-        # No kernel for what follows the GEMMs: [B, B] is little beside [B, C H W].
-        gram_s, gram_t = operator.gram(a_s, double), operator.gram(a_t, double)
-        total = total + weight * reference.similarity_distance(gram_s, gram_t, norm_p)
-    return total
+    double = dtypes.compute_dtype(students + teachers) == torch.float64
+    pairs = zip(students, teachers, strict=True)
+    values = [operator.distance(a_s, a_t, norm_p, double) for a_s, a_t in pairs]
+    if layer_weights is not None:
+        values = [weight * v for weight, v in zip(layer_weights, values, strict=True)]
+    return sum(values[1:], values[0])

@@ -112,10 +112,11 @@ double run_job(Job<T>& job, const ChunkRunner& runner, T* const d_f[2]) {
 constexpr int kBuffers = 12;
 
 template <typename T>
-Job<T> make_job(const Settings<T>& settings, const Cut& cut, T* memory) {
+Job<T> make_job(const Settings<T>& settings, const Cut& cut, Form form, T* memory) {
   Job<T> job{};
   job.settings = &settings;
   job.cut = &cut;
+  job.form = form;
   for (int side = 0; side < 2; ++side)
     for (T** buffer : {&job.f[side], &job.g[side], &job.n[side], &job.slope_g[side], &job.p[side],
                        &job.slope_p[side]}) {
@@ -127,6 +128,11 @@ Job<T> make_job(const Settings<T>& settings, const Cut& cut, T* memory) {
 
 Tensor new_buffer(const Tensor& like, int64_t size, Scalar dtype) {
   return torch::stable::new_empty(like, {size}, dtype);
+}
+
+Form form_of(bool released, const std::vector<double>& components) {
+  if (released) return kReleased;
+  return components[0] == 0 && components[2] == 0 ? kMapAlone : kPublished;
 }
 
 template <typename T>
@@ -170,6 +176,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
   auto map_of = [&](int64_t feature, int64_t sample) {
     return map + map_begin[feature] + sample * features[feature].positions();
   };
+  const Form form = form_of(settings.released, weights.components);
   const std::vector<MapUnit> units = map_units(features, batch);
   torch::stable::parallel_for(0, int64_t(units.size()), 1, [&](int64_t first, int64_t last) {
     for (int64_t u = first; u < last; ++u) {
@@ -192,7 +199,7 @@ std::tuple<Tensor, std::vector<Tensor>> forward(const std::vector<Tensor>& tenso
     std::vector<Sums> partial(most_chunks);
     for (int64_t j = worker * jobs / workers; j < (worker + 1) * jobs / workers; ++j) {
       const int64_t sample = j / layers, l = j % layers;
-      Job<T> job = make_job(settings, cuts[l], memory + worker * kBuffers * longest);
+      Job<T> job = make_job(settings, cuts[l], form, memory + worker * kBuffers * longest);
       T* gradient[2];
       for (int side = 0; side < 2; ++side) {
         const int64_t i = side * layers + l;

@@ -30,12 +30,17 @@ struct Sums {
   double of[2 * kTerms];
 };
 
+// What a map is turned into: the paper's g, p and n, the released code's, whose p is t, or, where g
+// and n have no weight, p alone.
+enum Form { kPublished, kReleased, kMapAlone };
+
 // One sample of one layer pair: its buffers (cut.padded long each) and the numbers passed between
 // passes.
 template <typename T>
 struct Job {
   const Settings<T>* settings;
   const Cut* cut;
+  Form form;
   T *f[2], *g[2], *n[2], *slope_g[2];  // slope_g: dg/dq
   T *p[2], *slope_p[2];                // only for the released formula, where p = t
   T norm[2], inverse_norm[2];          // ||f||, 1 / (||f|| + eps)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "amd_job.h"
-#include "simd.h"
+#include "lanes.h"
 
 namespace amd_fused {
 namespace AMD_ISA {
@@ -59,28 +59,6 @@ void map_rows(const S* a, int64_t stride_c, int64_t channels, int64_t length, T*
   for (int64_t c = stripe * kStripes; c < channels; ++c) add_row(c);
   for (int64_t v = 0; v < full; ++v) store<T>(f + v * kL, total[v]);
   if (rest) store_first<T>(f + full * kL, total[full], rest);
-}
-
-// a[2i] + a[2i + 1 of the other half] ...: lane 2i holds a's half sums, lane 2i + 1 those of b.
-template <typename T>
-AMD_INLINE Vec<T> pair_sums(Vec<T> a, Vec<T> b) {
-  constexpr int kL = kLanes<T>;
-  IntVec<T> low, high;
-  for (int i = 0; i < kL / 2; ++i) {
-    low[2 * i] = i;
-    low[2 * i + 1] = i + kL;
-    high[2 * i] = i + kL / 2;
-    high[2 * i + 1] = i + kL + kL / 2;
-  }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-
-// Lane i of the result is the sum of the lanes of rows[i]. Overwrites rows.
-template <typename T>
-AMD_INLINE Vec<T> transposed_sums(Vec<T>* rows) {
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) rows[i] = pair_sums<T>(rows[i], rows[i + half]);
-  return rows[0];
 }
 
 // Pixels: one vector's worth of positions at a time, summed over channels, then across lanes

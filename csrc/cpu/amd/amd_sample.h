@@ -41,7 +41,7 @@ __attribute__((noinline)) void cos_margin_lanes(const T* n, double m, T* value, 
 constexpr int kAbreast = 8;
 
 // f to g, n (and t for the released formula) and dg/dq. Padding becomes 0 in every map.
-template <typename T, bool kReleased, bool kDirect>
+template <typename T, Form kForm, bool kDirect>
 Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
   constexpr int kL = kLanes<T>;
   const Settings<T>& o = *job.settings;
@@ -82,7 +82,7 @@ Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
         store<T>(job.n[side] + to, n);
         store<T>(job.slope_g[side] + to, slope);
         Vec<T> p = load<T>(job.f[side] + to) * job.inverse_norm[side];
-        if (kReleased) {
+        if (kForm == kReleased) {
           p = valid ? t[v].value : zero;
           store<T>(job.p[side] + to, p);
           store<T>(job.slope_p[side] + to, t[v].slope);
@@ -99,14 +99,29 @@ Sums evaluate_form(const Job<T>& job, const Chunk& chunk) {
   return sums;
 }
 
+// Where of the terms only D_p counts nothing is made of f, and p = q is f in other units.
+template <typename T>
+Sums evaluate_map_alone(const Job<T>& job, const Chunk& chunk) {
+  Vec<T> sum[2] = {};
+  for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>)
+    for (int side = 0; side < 2; ++side) {
+      const Vec<T> p = load<T>(job.f[side] + at) * job.inverse_norm[side];
+      sum[side] += p * p;
+    }
+  Sums sums{};
+  for (int side = 0; side < 2; ++side) sums.of[side * kTerms + 1] = horizontal_sum<T>(sum[side]);
+  return sums;
+}
+
 template <typename T>
 Sums evaluate(const Job<T>& job, const Chunk& chunk) {
+  if (job.form == kMapAlone) return evaluate_map_alone(job, chunk);
   const bool direct = job.settings->degree < 0;
-  if (job.settings->released)
-    return direct ? evaluate_form<T, true, true>(job, chunk)
-                  : evaluate_form<T, true, false>(job, chunk);
-  return direct ? evaluate_form<T, false, true>(job, chunk)
-                : evaluate_form<T, false, false>(job, chunk);
+  if (job.form == kReleased)
+    return direct ? evaluate_form<T, kReleased, true>(job, chunk)
+                  : evaluate_form<T, kReleased, false>(job, chunk);
+  return direct ? evaluate_form<T, kPublished, true>(job, chunk)
+                : evaluate_form<T, kPublished, false>(job, chunk);
 }
 
 template <typename T>
@@ -114,22 +129,33 @@ struct Terms {
   Vec<T> x[kTerms];  // g, p, n
 };
 
-template <typename T, bool kReleased>
+template <typename T, Form kForm>
 AMD_INLINE Terms<T> load_terms(const Job<T>& job, int side, int64_t at) {
-  Vec<T> p =
-      kReleased ? load<T>(job.p[side] + at) : load<T>(job.f[side] + at) * job.inverse_norm[side];
-  return {{load<T>(job.g[side] + at), p, load<T>(job.n[side] + at)}};
+  Terms<T> terms{};
+  terms.x[1] = kForm == kReleased ? load<T>(job.p[side] + at)
+                                  : load<T>(job.f[side] + at) * job.inverse_norm[side];
+  if (kForm != kMapAlone) {
+    terms.x[0] = load<T>(job.g[side] + at);
+    terms.x[2] = load<T>(job.n[side] + at);
+  }
+  return terms;
 }
 
+// The terms that are computed: [first, end) of g, p, n.
+template <Form kForm>
+constexpr int kFirstTerm = kForm == kMapAlone ? 1 : 0;
+template <Form kForm>
+constexpr int kEndTerm = kForm == kMapAlone ? 2 : kTerms;
+
 // Eq. 7: D_x, squared differences of the normalised maps.
-template <typename T, bool kReleased>
+template <typename T, Form kForm>
 Sums distances_form(const Job<T>& job, const Chunk& chunk) {
   const auto& local = job.quadrant_inverse[chunk.quadrant];
   Vec<T> whole[kTerms] = {}, quadrant[kTerms] = {};
   for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
-    Terms<T> s = load_terms<T, kReleased>(job, kStudent, at);
-    Terms<T> t = load_terms<T, kReleased>(job, kTeacher, at);
-    for (int x = 0; x < kTerms; ++x) {
+    Terms<T> s = load_terms<T, kForm>(job, kStudent, at);
+    Terms<T> t = load_terms<T, kForm>(job, kTeacher, at);
+    for (int x = kFirstTerm<kForm>; x < kEndTerm<kForm>; ++x) {
       Vec<T> d = s.x[x] * job.inverse[kStudent][x] - t.x[x] * job.inverse[kTeacher][x];
       Vec<T> e = s.x[x] * local[kStudent][x] - t.x[x] * local[kTeacher][x];
       whole[x] += d * d;
@@ -146,12 +172,13 @@ Sums distances_form(const Job<T>& job, const Chunk& chunk) {
 
 template <typename T>
 Sums distances(const Job<T>& job, const Chunk& chunk) {
-  return job.settings->released ? distances_form<T, true>(job, chunk)
-                                : distances_form<T, false>(job, chunk);
+  if (job.form == kMapAlone) return distances_form<T, kMapAlone>(job, chunk);
+  return job.form == kReleased ? distances_form<T, kReleased>(job, chunk)
+                               : distances_form<T, kPublished>(job, chunk);
 }
 
 // derived: u = dL/dq = sum over x and regions of dL/dx dx/dq.
-template <typename T, bool kReleased>
+template <typename T, Form kForm>
 Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
   const Cut& cut = *job.cut;
   const int k = chunk.quadrant, other = 1 - side;
@@ -172,17 +199,20 @@ Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
   const T threshold = job.settings->mask_threshold;
   Vec<T> sum = {};
   for (int64_t at = chunk.begin; at < chunk.begin + chunk.length; at += kLanes<T>) {
-    Terms<T> mine = load_terms<T, kReleased>(job, side, at);
-    Terms<T> theirs = load_terms<T, kReleased>(job, other, at);
+    Terms<T> mine = load_terms<T, kForm>(job, side, at);
+    Terms<T> theirs = load_terms<T, kForm>(job, other, at);
     Vec<T> pull[kTerms];
-    for (int x = 0; x < kTerms; ++x) {
+    for (int x = kFirstTerm<kForm>; x < kEndTerm<kForm>; ++x) {
       pull[x] = whole[x].on(mine.x[x], theirs.x[x]);
       if (local) pull[x] += quadrant[x].on(mine.x[x], theirs.x[x]);
     }
-    Vec<T> u = pull[0] * load<T>(job.slope_g[side] + at);
-    u += kReleased ? pull[1] * load<T>(job.slope_p[side] + at) : pull[1];
-    const IntVec<T> masked = mine.x[2] <= threshold;  // there n was set to 0 <= threshold
-    u -= masked ? Vec<T>{} : pull[2];
+    Vec<T> u = {};
+    if (kForm != kMapAlone) u = pull[0] * load<T>(job.slope_g[side] + at);
+    u += kForm == kReleased ? pull[1] * load<T>(job.slope_p[side] + at) : pull[1];
+    if (kForm != kMapAlone) {
+      const IntVec<T> masked = mine.x[2] <= threshold;  // there n was set to 0 <= threshold
+      u -= masked ? Vec<T>{} : pull[2];
+    }
     store<T>(job.slope_g[side] + at, u);
     sum += u * load<T>(job.f[side] + at);
   }
@@ -191,8 +221,9 @@ Sums slopes_form(const Job<T>& job, const Chunk& chunk, Side side) {
 
 template <typename T>
 Sums slopes(const Job<T>& job, const Chunk& chunk, Side side) {
-  return job.settings->released ? slopes_form<T, true>(job, chunk, side)
-                                : slopes_form<T, false>(job, chunk, side);
+  if (job.form == kMapAlone) return slopes_form<T, kMapAlone>(job, chunk, side);
+  return job.form == kReleased ? slopes_form<T, kReleased>(job, chunk, side)
+                               : slopes_form<T, kPublished>(job, chunk, side);
 }
 
 // dL/df from u: radial_factor says how.

@@ -7,6 +7,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define AMD_ISA avx2
+#define AMD_AVX2
 #include "amd_kernels.h"
 #include "rows_kernels.h"
 #if defined(__clang__)

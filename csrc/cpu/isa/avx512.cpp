@@ -9,6 +9,8 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #endif
 #define AMD_ISA avx512
+#define AMD_AVX2
+#define AMD_AVX512
 #include "amd_kernels.h"
 #include "rows_kernels.h"
 #if defined(__clang__)

@@ -1,4 +1,4 @@
-// Across the lanes of a vector, and powers of two: for the losses that work row by row.
+// Across the lanes of a vector, and powers of two.
 #pragma once
 
 #include "vector_exp.h"
@@ -28,6 +28,28 @@ AMD_INLINE double sum_lanes(Vec<float> v) {
   const Halves<Float8, Vec<float>> half(v);
   return sum_lanes(__builtin_convertvector(half.low, Vec<double>) +
                    __builtin_convertvector(half.high, Vec<double>));
+}
+
+// a[2i] + a[2i + 1 of the other half] ...: lane 2i holds a's half sums, lane 2i + 1 those of b.
+template <typename T>
+AMD_INLINE Vec<T> pair_sums(Vec<T> a, Vec<T> b) {
+  constexpr int kL = kLanes<T>;
+  IntVec<T> low, high;
+  for (int i = 0; i < kL / 2; ++i) {
+    low[2 * i] = i;
+    low[2 * i + 1] = i + kL;
+    high[2 * i] = i + kL / 2;
+    high[2 * i + 1] = i + kL + kL / 2;
+  }
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane i of the result is the sum of the lanes of rows[i]. Overwrites rows.
+template <typename T>
+AMD_INLINE Vec<T> transposed_sums(Vec<T>* rows) {
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) rows[i] = pair_sums<T>(rows[i], rows[i + half]);
+  return rows[0];
 }
 
 template <typename V>

@@ -1,7 +1,9 @@
 // Vectors of 64 bytes by the compiler's vector extensions: one zmm, two ymm or four xmm registers,
 // whichever the including file's target has. Included by each <isa>.cpp, inside its own
 // namespace, so that code compiled for a wide CPU can never be linked into the path of a narrow
-// one. For the same reason nothing here uses templates of the standard library.
+// one. For the same reason nothing here uses templates of the standard library. The including file
+// defines AMD_AVX2 (with FMA and F16C) and AMD_AVX512: a target set by a pragma defines the
+// compiler's own macros with GCC 13 and later only.
 #pragma once
 
 #include "storage.h"
@@ -96,7 +98,7 @@ AMD_INLINE typename Bits16<kCount>::Narrow to_bf16(typename Bits16<kCount>::Floa
   return __builtin_convertvector(result, typename Bits16<kCount>::Narrow);
 }
 
-#if defined(__F16C__)
+#if defined(AMD_AVX2)
 AMD_INLINE Float8 from_f16_8(const void* p) {
   return (Float8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
 }
@@ -106,8 +108,15 @@ AMD_INLINE __m128i to_f16_8(Float8 x) { return _mm256_cvtps_ph((__m256)x, 0); }
 template <int kCount>
 AMD_INLINE typename Bits16<kCount>::Float from_f16(const void* p) {
   using Bits = Bits16<kCount>;
-#if defined(__F16C__)
+#if defined(AMD_AVX2)
   typename Bits::Float result;
+#if defined(AMD_AVX512)
+  if (kCount == 16) {  // halves put together would go through memory
+    const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+    __builtin_memcpy((void*)&result, &wide, sizeof(result));
+    return result;
+  }
+#endif
   for (int i = 0; i < kCount; i += 8) {
     Float8 part = from_f16_8((const char*)p + 2 * i);
     __builtin_memcpy((char*)&result + 4 * i, &part, sizeof(part));
@@ -127,8 +136,17 @@ AMD_INLINE typename Bits16<kCount>::Float from_f16(const void* p) {
 template <int kCount>
 AMD_INLINE typename Bits16<kCount>::Narrow to_f16(typename Bits16<kCount>::Float x) {
   using Bits = Bits16<kCount>;
-#if defined(__F16C__)
+#if defined(AMD_AVX2)
   typename Bits::Narrow result;
+#if defined(AMD_AVX512)
+  if (kCount == 16) {
+    __m512 wide;
+    __builtin_memcpy(&wide, (const void*)&x, sizeof(x));
+    const __m256i half = _mm512_cvtps_ph(wide, 0);
+    __builtin_memcpy((void*)&result, &half, sizeof(result));
+    return result;
+  }
+#endif
   for (int i = 0; i < kCount; i += 8) {
     Float8 part;
     __builtin_memcpy(&part, (const char*)&x + 4 * i, sizeof(part));
@@ -239,10 +257,10 @@ AMD_INLINE void stream(S* p, Vec<T> v) {
 #if defined(__SSE2__)
   char* to = (char*)p;
   const char* from = (const char*)&packed;
-#if defined(__AVX512F__)
+#if defined(AMD_AVX512)
   if (sizeof(packed) == 64) return _mm512_stream_si512((__m512i*)to, _mm512_loadu_si512(from));
 #endif
-#if defined(__AVX__)
+#if defined(AMD_AVX2)
   for (size_t i = 0; sizeof(packed) >= 32 && i < sizeof(packed); i += 32)
     _mm256_stream_si256((__m256i*)(to + i), _mm256_loadu_si256((const __m256i*)(from + i)));
   if (sizeof(packed) >= 32) return;

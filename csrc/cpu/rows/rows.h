@@ -9,6 +9,7 @@
 #include "kd_rows.h"
 #include "lsh_rows.h"
 #include "nd_rows.h"
+#include "sp_rows.h"
 #include "storage.h"
 
 namespace amd_fused {
@@ -29,6 +30,7 @@ struct RowKernels {
   LshKernels<T> lsh;
   AfdsKernels<T> afds;
   CrdKernels<T> crd;
+  SpKernels<T> sp;
 };
 
 template <typename T>

@@ -7,6 +7,7 @@
 #include "lsh_kernels.h"
 #include "nd_kernels.h"
 #include "rows.h"
+#include "sp_kernels.h"
 
 namespace amd_fused {
 namespace AMD_ISA {
@@ -58,6 +59,7 @@ void fill_rows(RowKernels<T>* table) {
   fill_lsh(&table->lsh);
   fill_afds(&table->afds);
   fill_crd(&table->crd);
+  fill_sp(&table->sp);
 }
 
 // Every input is computed in float32 unless one of them is float64.

@@ -63,7 +63,7 @@ def oracle(form: dict[str, Any], z_s: Tensor, z_t: Tensor, counted: Tensor) -> R
     s, t = (rows(z)[counted.flatten()] for z in leaves)
     if form:
         std = form["norm"] == "std"
-        n_s, n_t = (z.std(1, True) if std else z.norm(dim=1, keepdim=True) for z in (s, t))
+        n_s, n_t = (z.std(1, keepdim=True) if std else z.norm(dim=1, keepdim=True) for z in (s, t))
         radius = form.get("multiplier") or n_t
         s, t = s / n_s * radius, t / n_t * radius
     log_p_s, log_p_t = (F.log_softmax(z / 2.5, 1) for z in (s, t))

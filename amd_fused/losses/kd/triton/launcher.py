@@ -37,7 +37,7 @@ BWD_TILE = 1024  # classes of a program of the backward pass
 # Short rows share a program, as long as this many programs remain and up to so many numbers.
 MANY_PROGRAMS, ROWS_TILE = 512, 1024
 # Positions side by side that a program takes at least, 128 bytes of float32, up to so many numbers.
-LINE, LINES_TILE = 32, 4096
+LINE, LINES_TILE = 32, 2048
 
 
 def kd_fwd_triton(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import kd_oracle
 import pytest
 import torch
-from drawn import EXTREME, Recipe, breakages, broken, is_finite, recipes, tensor
+from drawn import EXTREME, ORDINARY, Recipe, breakages, broken, is_finite, recipes, tensor
 from hypothesis import assume
 from hypothesis import strategies as st
 from kd_oracle import FORMS
@@ -128,3 +128,57 @@ def test_a_row_does_not_change_with_its_neighbours(
         assert float(together.loss) == pytest.approx(mean, rel=1e-4, abs=rounded, nan_ok=True)
 
     holds(check, cases_of_logits, 0.3 * SHARE.get(backend, 1.0))
+
+
+class DenseCase(NamedTuple):
+    shape: tuple[int, int, int]
+    student: Recipe
+    teacher: Recipe
+    labels: int
+    form: str
+
+
+dense_cases = st.builds(
+    DenseCase,
+    shape=st.tuples(st.integers(1, 3), st.sampled_from([3, 5, 9, 33]), st.integers(1, 19)),
+    student=recipes(2, ORDINARY),
+    teacher=recipes(2, ORDINARY),
+    labels=st.integers(0, 9),
+    form=st.sampled_from(list(FORMS)),
+)
+
+
+@backends
+def test_dense_logits_are_the_rows_of_the_positions_that_count(
+    backend: str, holds: Callable[..., None]
+) -> None:
+    """Whatever the layout; positions that do not count have gradients of exactly 0."""
+
+    def check(case: DenseCase) -> None:
+        form, (batch, classes, positions) = FORMS[case.form], case.shape
+        dense = [
+            tensor(recipe, (batch * positions, classes)).unflatten(0, (batch, positions)).mT
+            for recipe in (case.student, case.teacher)
+        ]
+        if form:
+            lengths = [length(z.mT.flatten(0, 1), form) for z in dense]
+            assume(all((n > 1e-3).all() for n in lengths))
+        generator = torch.Generator().manual_seed(case.labels)
+        target = torch.randint(0, 2, (batch, positions), generator=generator) * 7
+        on = (target != 7).flatten()
+        options = {"target": target, "ignore_index": 7, "backend": backend}
+        found = kd_oracle.run(form, *dense, 2.5, **options)
+        for gradient in found[1:]:
+            assert (gradient.mT.flatten(0, 1)[~on] == 0).all()
+        if not on.any():
+            assert float(found.loss) == 0
+            return
+        rows = [z.mT.flatten(0, 1)[on].contiguous() for z in dense]
+        expected = kd_oracle.run(form, *rows, 2.5, backend="reference")
+        size = 1e-5 * max(10.0, *(float(z.abs().max()) for z in rows)) ** 2
+        assert float(found.loss) == pytest.approx(float(expected.loss), rel=1e-3, abs=size)
+        for a, b in zip(found[1:], expected[1:], strict=True):
+            near = a.mT.flatten(0, 1)[on].double() - b.double()
+            assert float(near.abs().max()) <= 1e-2 * float(b.abs().max()) + size
+
+    holds(check, dense_cases, 0.3 * SHARE.get(backend, 1.0))

@@ -143,16 +143,17 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
   T* const row = static_cast<T*>(rows.data_ptr());
   const Blocks blocks(z_s);
   std::vector<double> sums(blocks.count);
-  blocks.over<T>(z_s, 2, [&](int64_t block, int64_t b, int64_t begin, int64_t count, T* memory,
-                             int64_t stride) {
-    T *const second = memory + z_s.classes * stride, *const one = second + z_s.classes * stride;
-    std::vector<double> kl(count);
-    kernel.divergences(read_block(z_s, b, begin, count, memory, stride, one),
-                       read_block(z_t, b, begin, count, second, stride, one), z_s.classes, count,
-                       form, counted ? counted + b * positions + begin : nullptr,
-                       row + b * planes * positions + begin, positions, kl.data());
-    for (double of_position : kl) sums[block] += of_position;
-  });
+  blocks.over<T>(
+      z_s, 2,
+      [&](int64_t block, int64_t b, int64_t begin, int64_t count, T* memory, int64_t stride) {
+        T *const second = memory + z_s.classes * stride, *const one = second + z_s.classes * stride;
+        std::vector<double> kl(count);
+        kernel.divergences(read_block(z_s, b, begin, count, memory, stride, one),
+                           read_block(z_t, b, begin, count, second, stride, one), z_s.classes,
+                           count, form, counted ? counted + b * positions + begin : nullptr,
+                           row + b * planes * positions + begin, positions, kl.data());
+        for (double of_position : kl) sums[block] += of_position;
+      });
   double sum = 0;
   for (double of_block : sums) sum += of_block;
   Tensor loss = torch::stable::new_empty(student, std::vector<int64_t>{}, kDtype);
@@ -167,18 +168,19 @@ void backward(T upstream, const Map& z_s, const Map& z_t, const KdForm& form, co
   const KdMapKernels<T>& kernel = row_kernels<T>().kd_map;
   const double positions = double(z_s.batch * z_s.positions);
   const T weight = T(double(upstream) / (form.softening * form.softening * positions));
-  Blocks(z_s).over<T>(z_s, 4, [&](int64_t, int64_t b, int64_t begin, int64_t count, T* memory,
-                                  int64_t stride) {
-    const int64_t each = z_s.classes * stride;
-    T *const for_s = memory + 2 * each, *const for_t = memory + 3 * each;
-    T* const one = memory + 4 * each;
-    kernel.gradients(read_block(z_s, b, begin, count, memory, stride, one),
-                     read_block(z_t, b, begin, count, memory + each, stride, one), z_s.classes,
-                     count, form, rows + b * planes * z_s.positions + begin, z_s.positions, weight,
-                     d_z_s.open(b, begin, for_s, stride), d_z_t.open(b, begin, for_t, stride));
-    d_z_s.close(b, begin, count, for_s, stride, one);
-    d_z_t.close(b, begin, count, for_t, stride, one);
-  });
+  Blocks(z_s).over<T>(
+      z_s, 4, [&](int64_t, int64_t b, int64_t begin, int64_t count, T* memory, int64_t stride) {
+        const int64_t each = z_s.classes * stride;
+        T *const for_s = memory + 2 * each, *const for_t = memory + 3 * each;
+        T* const one = memory + 4 * each;
+        kernel.gradients(read_block(z_s, b, begin, count, memory, stride, one),
+                         read_block(z_t, b, begin, count, memory + each, stride, one), z_s.classes,
+                         count, form, rows + b * planes * z_s.positions + begin, z_s.positions,
+                         weight, d_z_s.open(b, begin, for_s, stride),
+                         d_z_t.open(b, begin, for_t, stride));
+        d_z_s.close(b, begin, count, for_s, stride, one);
+        d_z_t.close(b, begin, count, for_t, stride, one);
+      });
 }
 
 // Schemas and meaning of the arguments: amd_fused/losses/kd/operator.py, which is the only caller

@@ -60,7 +60,8 @@ AMD_INLINE Vec<double> log_of(Vec<double> x) {
   const BitsVec<double> bits = bit_cast<BitsVec<double>>(x);
   constexpr uint64_t kOne = uint64_t(1023) << 52, kFraction = (uint64_t(1) << 52) - 1;
   Vec<double> m = bit_cast<Vec<double>>((bits & kFraction) | kOne);
-  Vec<double> e = __builtin_convertvector(bit_cast<IntVec<double>>(bits >> 52), Vec<double>) - 1023.0;
+  Vec<double> e =
+      __builtin_convertvector(bit_cast<IntVec<double>>(bits >> 52), Vec<double>) - 1023.0;
   const IntVec<double> high = m > 1.4142135623730951;
   m = high ? m * 0.5 : m;
   e = high ? e + 1.0 : e;

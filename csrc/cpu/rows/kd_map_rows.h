@@ -1,5 +1,6 @@
-// What the dense KD operators hand to the kernels: logits [K, N] of one sample, position by position.
-// A lane of a vector is a position, and classes follow one another: nothing is summed over lanes.
+// What the dense KD operators hand to the kernels: logits [K, N] of one sample, position by
+// position. A lane of a vector is a position, and classes follow one another: nothing is summed
+// over lanes.
 #pragma once
 
 #include "kd_rows.h"

@@ -119,7 +119,8 @@ def test_one_class_alone_has_a_constant_loss_and_is_refused(backend: str) -> Non
     one = torch.ones(3, 1)
     message = re.escape(
         "student_logits must be [B, K] or [B, K, ...], no size 0, with B >= 1 and K >= 2, got "
-        "shape (3, 1); of one sigmoid output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
+        "shape (3, 1); of one sigmoid output make two classes: "
+        "torch.cat([torch.zeros_like(z), z], dim=1)"
     )
     with pytest.raises(ValueError, match="^kd_loss: " + message):
         kd_loss(one, one, backend=backend)

@@ -66,8 +66,8 @@ def kd_bwd_kernel(
     k = k.to(tl.int64)
     o_s = at * aligned(stride_sn, ALIGN) + k * stride_sk
     o_t = at * aligned(stride_tn, ALIGN) + k * stride_tk
-    z_s = tl.load(student + b * stride_sb + o_s, mask=mask, other=0.0).to(dtype)
-    z_t = tl.load(teacher + b * stride_tb + o_t, mask=mask, other=0.0).to(dtype)
+    z_s = tl.load(student + b * aligned(stride_sb, ALIGN) + o_s, mask=mask, other=0.0).to(dtype)
+    z_t = tl.load(teacher + b * aligned(stride_tb, ALIGN) + o_t, mask=mask, other=0.0).to(dtype)
     weight = tl.load(grad_loss) * joined(weight_high, weight_low, dtype)
     row, step = number_at(rows, b, at, positions, NUMBERS, MAP)
     a_s = joined(softening_high, softening_low, dtype)
@@ -88,7 +88,7 @@ def kd_bwd_kernel(
             gradient += _through_norm(z_s, tl.load(row + 7 * step), tl.load(row + 8 * step))
         gradient = tl.where(inverse_t == 0, 0.0, weight * gradient)
         o_gs = at * aligned(stride_gsn, ALIGN) + k * stride_gsk
-        tl.store(d_z_s + b * stride_gsb + o_gs, gradient, mask=mask)
+        tl.store(d_z_s + b * aligned(stride_gsb, ALIGN) + o_gs, gradient, mask=mask)
     if NEEDS_T:
         # derived: dKL/dz_t = a_t p ((v - u) - E_p[v - u]), and through the norm. A masked class
         # has p = 0, or NaN where the row has one.
@@ -98,4 +98,4 @@ def kd_bwd_kernel(
             gradient += _through_norm(z_t, tl.load(row + 9 * step), tl.load(row + 10 * step))
         gradient = tl.where(inverse_t == 0, 0.0, weight * gradient)
         o_gt = at * aligned(stride_gtn, ALIGN) + k * stride_gtk
-        tl.store(d_z_t + b * stride_gtb + o_gt, gradient, mask=mask)
+        tl.store(d_z_t + b * aligned(stride_gtb, ALIGN) + o_gt, gradient, mask=mask)

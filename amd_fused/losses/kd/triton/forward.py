@@ -75,8 +75,8 @@ def kd_row_fwd_kernel(
     mask = (k < aligned(width, ALIGN)) & (n >= 0)[:, None]
     o_s = (n * aligned(stride_sn, ALIGN))[:, None] + k.to(tl.int64) * stride_sk
     o_t = (n * aligned(stride_tn, ALIGN))[:, None] + k.to(tl.int64) * stride_tk
-    z_s = tl.load(student + b * stride_sb + o_s, mask=mask, other=0.0).to(dtype)
-    z_t = tl.load(teacher + b * stride_tb + o_t, mask=mask, other=0.0).to(dtype)
+    z_s = tl.load(student + b * aligned(stride_sb, ALIGN) + o_s, mask=mask, other=0.0).to(dtype)
+    z_t = tl.load(teacher + b * aligned(stride_tb, ALIGN) + o_t, mask=mask, other=0.0).to(dtype)
     max_s = tl.max(tl.where(mask, z_s, float("-inf")), axis=1)
     max_t = tl.max(tl.where(mask, z_t, float("-inf")), axis=1)
     x = tl.where(mask, below(z_s, max_s[:, None]), 0.0)
@@ -187,8 +187,8 @@ def kd_wide_fwd_kernel(
     dtype = losses.dtype.element_ty
     b = (tl.program_id(0) // positions).to(tl.int64)
     n = (tl.program_id(0) % positions).to(tl.int64)
-    row_s = student + b * stride_sb + n * aligned(stride_sn, ALIGN)
-    row_t = teacher + b * stride_tb + n * aligned(stride_tn, ALIGN)
+    row_s = student + b * aligned(stride_sb, ALIGN) + n * aligned(stride_sn, ALIGN)
+    row_t = teacher + b * aligned(stride_tb, ALIGN) + n * aligned(stride_tn, ALIGN)
     max_s = tl.load(row_s).to(dtype)
     max_t = tl.load(row_t).to(dtype)
     norm_s, mean_s = zero_of(max_s), zero_of(max_s)

@@ -36,7 +36,8 @@ WIDE_TILE = {torch.float32: 4096, torch.float64: 1024}
 BWD_TILE = 1024  # classes of a program of the backward pass
 # Short rows share a program, as long as this many programs remain and up to so many numbers.
 MANY_PROGRAMS, ROWS_TILE = 512, 1024
-LINE = 32  # positions side by side that a program takes at least: 128 bytes of float32
+# Positions side by side that a program takes at least, 128 bytes of float32, up to so many numbers.
+LINE, LINES_TILE = 32, 2048
 
 
 def kd_fwd_triton(
@@ -157,12 +158,13 @@ def _forward(
     }
     if width <= MAX_TILE[dtype]:
         tile = triton.next_power_of_2(width)
-        rows_each = _rows_each(student, tile, MAX_TILE[dtype])
+        rows_each = _rows_each(student, tile)
         launch = Launch(
             kd_row_fwd_kernel,
             batch * triton.cdiv(positions, rows_each),
             args,
-            constants | {"ROWS": rows_each, "TILE": tile, "num_warps": _warps(rows_each * tile)},
+            constants
+            | {"ROWS": rows_each, "TILE": tile, "num_warps": _warps(rows_each * tile, rows)},
         )
     else:
         tile = WIDE_TILE[dtype]
@@ -190,7 +192,7 @@ def _backward(
     # The kernel does not touch the gradient that nobody wants: any tensor stands for it.
     d_z_s, d_z_t = gradients[0], gradients[-1]
     tile = min(BWD_TILE, triton.next_power_of_2(width))
-    rows_each = _rows_each(student, tile, BWD_TILE * 4)
+    rows_each = _rows_each(student, tile)
     launch = Launch(
         kd_bwd_kernel,
         batch * triton.cdiv(positions, rows_each) * triton.cdiv(width, tile),
@@ -206,7 +208,7 @@ def _backward(
             "ROWS": rows_each,
             "TILE": tile,
             "ALIGN": _alignment(student, teacher, d_z_s, d_z_t),
-            "num_warps": _warps(rows_each * tile),
+            "num_warps": _warps(rows_each * tile, rows),
             # Left to itself, ptxas aims at 72 in float64 and spills.
             "maxnreg": 128,
         },
@@ -228,18 +230,20 @@ def _two_floats(value: float) -> tuple[float, float]:
 
 def _alignment(*maps: Tensor) -> int:
     """Elements by which the logits of all positions are aligned to each other, up to 16."""
-    return math.gcd(16, maps[0].shape[1], *(z.stride(2) for z in maps))
+    return math.gcd(16, maps[0].shape[1], *(z.stride(axis) for z in maps for axis in (0, 2)))
 
 
-def _rows_each(z: Tensor, tile: int, most: int) -> int:
+def _rows_each(z: Tensor, tile: int) -> int:
     """Positions of a program. Those that lie side by side fill whole lines of memory."""
     batch, _, positions = z.shape
     wanted = min(ROWS_TILE // tile, batch * positions // MANY_PROGRAMS)
     if positions > 1 and z.stride(2) == 1 and z.stride(1) > 1:
-        wanted = max(wanted, min(LINE, positions, most // tile))
+        wanted = max(wanted, min(LINE, positions, LINES_TILE // tile))
     return 1 << (wanted.bit_length() - 1) if wanted > 1 else 1
 
 
-def _warps(numbers: int) -> int:
-    """8 numbers a thread, 16 in the largest tile."""
-    return min(16, max(1, numbers // 256))
+def _warps(numbers: int, rows: Tensor) -> int:
+    """8 numbers a thread, 16 in the largest tile; 4 of a map in float64, whose offsets need
+    registers too."""
+    each = 128 if rows.ndim == 3 and rows.dtype == torch.float64 else 256
+    return min(16, max(1, numbers // each))

@@ -16,10 +16,12 @@ from typing import Any
 from unittest.mock import patch
 
 import afds_oracle
+import crd_oracle
 import kd_oracle
 import lsh_oracle
 import nd_oracle
 import torch
+import vid_oracle
 from cases import DTYPES, features
 from measures import oracle, relative_error, run
 
@@ -151,6 +153,18 @@ def afds(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
     return errors(ours, eager, afds_oracle.oracle(given))
 
 
+def vid(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
+    given = vid_oracle.inputs(shape, dtypes, layout)
+    ours, eager = vid_oracle.run("triton", given), vid_oracle.run("reference", given)
+    return errors(ours, eager, vid_oracle.oracle(given))
+
+
+def crd(sizes: dict[str, Any]) -> dict[str, Any]:
+    given = crd_oracle.inputs(**sizes)
+    ours, eager = crd_oracle.run("triton", given), crd_oracle.run("reference", given)
+    return errors(ours, eager, crd_oracle.oracle(given))
+
+
 def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     dtypes = ("float32", "bfloat16", "float16", "float64") if full else ("float32",)
     layouts = ("nchw", "channels_last", "window")
@@ -158,6 +172,7 @@ def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         layouts += ("unaligned", "height and width swapped")
     for case in itertools.product(("7x7", "one channel"), dtypes, layouts):
         yield f"afds {' '.join(case)}", partial(afds, *case)
+        yield f"vid {' '.join(case)}", partial(vid, *case)
 
 
 def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -169,6 +184,9 @@ def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for shape in ("narrow", "odd"):
             yield f"nd {shape} {dtypes}", partial(nd, shape, dtypes)
         yield f"lsh {dtypes}", partial(lsh, dtypes)
+        for width in (9, 64):
+            sizes = {"width": width, "bank_dtype": getattr(torch, dtypes)}
+            yield f"crd {width} {dtypes}", partial(crd, sizes)
 
 
 def main(full: bool) -> None:

@@ -27,7 +27,7 @@ def constant(*shape: int) -> Tensor:
 class Loss(NamedTuple):
     kind: str  # of its inputs
     function: Callable[..., Tensor]  # (student, teacher, **options)
-    backends: tuple[str, ...]  # none: it has no such option
+    backends: tuple[str, ...]  # none: it has no such option; "": a call without it
 
 
 def _nd(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
@@ -72,7 +72,7 @@ LOSSES = {
     "rkd_loss": Loss("embeddings", amd_fused.rkd_loss, ()),
     "vid_loss": Loss("maps", _vid, CPU),
     "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
-    "crd_loss": Loss("embeddings", _crd, ("auto", *CPU)),
+    "crd_loss": Loss("embeddings", _crd, ("", *CPU)),
     "afd_loss": Loss("maps", _afd, ()),
     "afds_loss": Loss("maps", _afds, CPU),
 }

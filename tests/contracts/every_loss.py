@@ -27,7 +27,7 @@ def constant(*shape: int) -> Tensor:
 class Loss(NamedTuple):
     kind: str  # of its inputs
     function: Callable[..., Tensor]  # (student, teacher, **options)
-    backends: tuple[str, ...]  # none: it has no such option
+    backends: tuple[str, ...]  # none: it has no such option; "": a call without it
 
 
 def _nd(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
@@ -43,9 +43,9 @@ def _vid(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     return amd_fused.vid_loss(student, teacher, RHO, **options)
 
 
-def _crd(student: Tensor, teacher: Tensor) -> Tensor:
+def _crd(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     samples = SAMPLES[torch.arange(len(student), device="cpu") % B]
-    return amd_fused.crd_loss(student, teacher, *BANKS, samples, LOG_Z, temperature=1.0)
+    return amd_fused.crd_loss(student, teacher, *BANKS, samples, LOG_Z, temperature=1.0, **options)
 
 
 def _afd(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
@@ -72,7 +72,7 @@ LOSSES = {
     "rkd_loss": Loss("embeddings", amd_fused.rkd_loss, ()),
     "vid_loss": Loss("maps", _vid, CPU),
     "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
-    "crd_loss": Loss("embeddings", _crd, ()),
+    "crd_loss": Loss("embeddings", _crd, ("", *CPU)),
     "afd_loss": Loss("maps", _afd, CPU),
     "afds_loss": Loss("maps", _afds, CPU),
 }

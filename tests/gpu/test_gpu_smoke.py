@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from measures import relative_error, run
 from on_device import BACKENDS, DEVICE, FORMS, TOLERANCE, benchmark_features, features, some
 from torch import Tensor
@@ -84,6 +85,11 @@ SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
         *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31)),
         drawn(2, 6, 40).softmax(1),
     ],
+    "crd_loss": lambda: [
+        *(F.normalize(drawn(seed, 6, 40)) for seed in (0, 1)),
+        *(F.normalize(drawn(seed, 90, 40)) for seed in (2, 3)),
+        *(torch.arange(6 * 2000, device=DEVICE).view(6, 2000) * 7 % 90, drawn(4, 2)),
+    ],
     "vid_loss": lambda: [drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31), drawn(2, 40)],
 }
 
@@ -97,6 +103,7 @@ FAMILY = {
     "afd_loss": "afd",
     "afds_loss": "afds",
     "vid_loss": "vid",
+    "crd_loss": "crd",
 }
 
 

@@ -23,6 +23,7 @@ from amd_fused import (
     amd_loss,
     at_loss,
     backends,
+    crd_loss,
     kd_loss,
     lsh_loss,
     nd_loss,
@@ -40,7 +41,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds(), *at(), *sp()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds(), *at(), *sp(), *crd()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -114,6 +115,15 @@ def sp() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"sp {dtype} {transposed}", losses(lambda s, t, backend: sp_loss(s, t), *pair)
 
 
+def crd() -> Iterator[tuple[str, list[Tensor]]]:
+    samples = torch.randint(30, (3, 50), generator=torch.Generator().manual_seed(4))
+    for dtype, width in product(DTYPES, (16, 21)):
+        pair = [draw((3, width), dtype, seed) / 8 for seed in (0, 1)]
+        banks = [draw((30, width), torch.float32, seed) / 8 for seed in (2, 3)]
+        found = losses(crd_loss, *pair, *banks, samples, torch.ones(2), temperature=0.5)
+        yield f"crd {dtype} {width}", found
+
+
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -143,7 +153,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16 + 4 + 8
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16 + 4 + 8 + 8
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

@@ -17,10 +17,12 @@ from unittest.mock import patch
 
 import afd_oracle
 import afds_oracle
+import crd_oracle
 import kd_oracle
 import lsh_oracle
 import nd_oracle
 import torch
+import vid_oracle
 from cases import DTYPES, SHAPES, features
 from measures import oracle, relative_error, run
 
@@ -170,6 +172,18 @@ def afd_again() -> dict[str, Any]:
     return {"replayed": emulator.replayed.copy()} | result
 
 
+def vid(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
+    given = vid_oracle.inputs(shape, dtypes, layout)
+    ours, eager = vid_oracle.run("triton", given), vid_oracle.run("reference", given)
+    return errors(ours, eager, vid_oracle.oracle(given))
+
+
+def crd(sizes: dict[str, Any]) -> dict[str, Any]:
+    given = crd_oracle.inputs(**sizes)
+    ours, eager = crd_oracle.run("triton", given), crd_oracle.run("reference", given)
+    return errors(ours, eager, crd_oracle.oracle(given))
+
+
 def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     dtypes = ("float32", "bfloat16", "float16", "float64") if full else ("float32",)
     layouts = ("nchw", "channels_last", "window")
@@ -177,6 +191,7 @@ def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         layouts += ("unaligned", "height and width swapped")
     for case in itertools.product(("7x7", "one channel"), dtypes, layouts):
         yield f"afds {' '.join(case)}", partial(afds, *case)
+        yield f"vid {' '.join(case)}", partial(vid, *case)
     # Channels of one program, and shared out; a map of one stretch, and of several.
     shapes = ("7x7", "one large sample", "56x56") if full else ("7x7",)
     for case in itertools.product(shapes, dtypes, layouts):
@@ -195,6 +210,9 @@ def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for shape in ("narrow", "odd"):
             yield f"nd {shape} {dtypes}", partial(nd, shape, dtypes)
         yield f"lsh {dtypes}", partial(lsh, dtypes)
+        for width in (9, 64):
+            sizes = {"width": width, "bank_dtype": getattr(torch, dtypes)}
+            yield f"crd {width} {dtypes}", partial(crd, sizes)
 
 
 def main(full: bool) -> None:

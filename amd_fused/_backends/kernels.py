@@ -10,5 +10,6 @@ KERNELS = {
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
     "afd": ("triton", "cpp"),
-    "afds": ("triton", "cpp"),
+    "afds": ("triton", "cuda", "cpp"),
+    "vid": ("triton", "cuda", "cpp"),
 }

@@ -14,8 +14,10 @@ from amd_fused.distill.options import (
     PROGRAM,
     SWEPT,
     Parser,
+    add_plugin_option,
     add_run_options,
     folder,
+    load_plugins,
     overrides,
     refuse,
     settings_of,
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. The exit code: 0; 1 a package is missing; 2 it was asked for something that
     cannot be; 3 training failed; 130 and 143 stopped by SIGINT and SIGTERM."""
     try:
+        load_plugins(arguments)
         given = _parser().parse_args(arguments)
         run: Callable[[argparse.Namespace], None] = given.run
         run(given)
@@ -123,6 +126,8 @@ def _parser() -> Parser:
     add("doctor", _doctor, "what to paste into a bug report: versions, machine, backends")
     listed = add("recipes", _recipes, "list the recipes and what the paper reports for each")
     listed.add_argument("name", nargs="?", help="show one in full")
+    for reading in (evaluate, table, listed):
+        add_plugin_option(reading)
     listed.add_argument(
         "--table", type=int, metavar="N", help="what runs for each number of the paper's table N"
     )

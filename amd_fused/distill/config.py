@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, make_dataclass, replace
 from typing import Any, get_type_hints
 
+from amd_fused.distill.data_sets import DATA_SETS
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import Method, MethodSettings, parse
+from amd_fused.distill.methods import OPTIONS, Method, MethodSettings, parse
 from amd_fused.distill.setting import (
     AT_LEAST_1,
     GROUPS,
@@ -25,10 +26,6 @@ from amd_fused.distill.setting import (
     setting,
 )
 
-DATA = (
-    *("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "cinic10", "tiny-imagenet"),
-    *("imagenet", "folder"),
-)
 AUGMENTATIONS = ("none", "crop-flip", "imagenet")
 SCHEDULES = ("steps", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
@@ -36,7 +33,7 @@ PRECISIONS = ("no", "bf16", "fp16")
 # the teacher's outputs are kept, what is saved on the way, and how much the report shows.
 WITHOUT_EFFECT = (
     *("data_dir", "workers", "teacher_cache", "checkpoint_steps", "save_every"),
-    "report_images",
+    *("report_images", "log_with"),
 )
 # Batch normalisation needs two values a channel, also where a map has one position.
 _AT_LEAST_2 = Rule("at least 2", lambda value: value >= 2)
@@ -59,7 +56,7 @@ class Settings(MethodSettings):
 
     recipe: str = setting("data", "digits", "the recipe that these settings started from")
 
-    data: str = setting("data", "digits", "data set", choices=DATA)
+    data: str = setting("data", "digits", "data set", choices=DATA_SETS)
     data_dir: str = setting("data", "data", "folder in which the data sets lie")
     train_size: int = setting(
         "data",
@@ -171,9 +168,22 @@ class Settings(MethodSettings):
         "write what --resume needs every so many steps too, not only after epochs",
         NOT_NEGATIVE,
     )
+    log_with: tuple[str, ...] = setting(
+        "running",
+        ("tensorboard",),
+        "trackers that get each epoch's numbers, by Accelerate's names: tensorboard, wandb, mlflow "
+        "and others whose packages are installed; none",
+        Rule(
+            "none alone or names of trackers", lambda names: "none" not in names or len(names) == 1
+        ),
+    )
     report_images: int = setting(
         "running", 6, "test images in the report's Grad-CAM pictures", AT_LEAST_1
     )
+
+    def __new__(cls, *positional: Any, **values: Any) -> Settings:
+        """One that has the options of the user's methods too, whatever class it is asked of."""
+        return super().__new__(_with_options(tuple(OPTIONS)))
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -249,21 +259,30 @@ class Settings(MethodSettings):
 
 def all_settings() -> list[Field[Any]]:
     """The fields in the order of --help: by group, those of a method of its own last."""
-    of_methods = {option.name for option in fields(MethodSettings)}
+    of_methods = {option.name for kind in (MethodSettings, *OPTIONS) for option in fields(kind)}
     return sorted(
-        fields(Settings),
+        fields(_with_options(tuple(OPTIONS))),
         key=lambda option: (GROUPS.index(option.metadata["group"]), option.name in of_methods),
     )
 
 
 def setting_types() -> dict[str, Any]:
     """The type of each setting, by its name."""
-    return _types_of(Settings)
+    return _types(tuple(OPTIONS))
 
 
 @functools.cache
-def _types_of(settings: type[Settings]) -> dict[str, Any]:
-    return get_type_hints(settings)
+def _with_options(options: tuple[type, ...]) -> type[Settings]:
+    """Settings with the fields of more classes, each of which adds to the ones before."""
+    if not options:
+        return Settings
+    bases = (options[-1], _with_options(options[:-1]))
+    return make_dataclass("Settings", (), bases=bases, frozen=True)
+
+
+@functools.cache
+def _types(options: tuple[type, ...]) -> dict[str, Any]:
+    return get_type_hints(_with_options(options))
 
 
 def setting_value(name: str, value: Any) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args
 
-from amd_fused.distill import recipe_files
-from amd_fused.distill.config import Settings, all_settings
+from amd_fused.distill import plugins, recipe_files
+from amd_fused.distill.config import Settings, all_settings, setting_types
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Method, parse
 from amd_fused.distill.setting import GROUPS, flag
@@ -54,8 +55,9 @@ def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument(
         "--output-dir", type=Path, metavar="DIR", help="default: runs/<recipe>/<what is trained>"
     )
+    add_plugin_option(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    types = get_type_hints(Settings)
+    types = setting_types()
     for group in GROUPS:
         if command == "train-teacher" and group in _STUDENTS_ONLY:
             continue
@@ -65,6 +67,33 @@ def add_run_options(parser: argparse.ArgumentParser, command: str) -> None:
             hidden = name in _NOT_OPTIONS or _belongs_elsewhere(name, command)
             if option.metadata["group"] == group and not hidden:
                 section.add_argument(flag(name), **_argument(option, types[name], command))
+
+
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file or module that registers methods and data sets of your own; may be "
+        "given more than once",
+    )
+
+
+def load_plugins(arguments: Sequence[str] | None) -> None:
+    """Imports the plugins of a command line and its recipe, whose options it may have.
+
+    Raises:
+        UsageError: one cannot be imported, or the recipe breaks a rule.
+    """
+    early = Parser(add_help=False)
+    add_plugin_option(early)
+    early.add_argument("--recipe", default="")
+    given, _ = early.parse_known_args(arguments)
+    for plugin in given.plugin:
+        plugins.load(plugin)
+    if recipe_files.is_file(given.recipe):
+        recipe_files.find(given.recipe)
 
 
 def _belongs_elsewhere(name: str, command: str) -> bool:
@@ -95,7 +124,8 @@ def _argument(option: Any, kind: Any, command: str) -> dict[str, Any]:
         return made | several | {"metavar": "{" + ",".join(option.metadata["choices"]) + "}"}
     if isinstance(default, tuple):
         inner = get_args(kind)[0]
-        return made | {"nargs": "*", "type": inner, "metavar": "N" if inner is int else "PATH"}
+        metavar = "N" if inner is int else "TRACKER" if option.name == "log_with" else "PATH"
+        return made | {"nargs": "*", "type": inner, "metavar": metavar}
     return made | several | {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amd_fused.distill.methods import TERMS
+from amd_fused.distill.methods import BUILT_IN
 from amd_fused.distill.paper import Setup
 from amd_fused.distill.trials import Trials
 
@@ -34,6 +34,7 @@ class Recipe:
         trials, validation_size: what `amd-fused tune` tries, and the training images it holds out.
         reported: what the paper reports of the networks and data, if they are the paper's.
         expected: what it reports of this recipe, in lines, of which the last says most.
+        plugins: files and modules that it needs.
     """
 
     name: str
@@ -49,8 +50,9 @@ class Recipe:
     validation_size: int = 0
     reported: Setup | None = None
     expected: tuple[str, ...] = ()
+    plugins: tuple[str, ...] = ()
 
 
 def every(left_out: Mapping[str, str]) -> tuple[str, ...]:
-    """All methods but some, and AMD with SP."""
-    return (*(term.key for term in TERMS if term.key not in left_out), "amd-gl+sp")
+    """All built-in methods but some, and AMD with SP."""
+    return (*(term.key for term in BUILT_IN if term.key not in left_out), "amd-gl+sp")

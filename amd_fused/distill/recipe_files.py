@@ -19,10 +19,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from amd_fused.distill import recipes
+from amd_fused.distill import plugins, recipes
 from amd_fused.distill.config import Settings, all_settings, setting_types, setting_value
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.methods import parse
+from amd_fused.distill.methods import Method, parse
 from amd_fused.distill.recipe import SIZES_APART, Recipe
 from amd_fused.distill.setting import from_plain
 from amd_fused.distill.trials import Trials
@@ -32,7 +32,7 @@ _ENDINGS = (".yaml", ".yml")
 # Beside the settings, at the top of a file; `tune` holds the last two of them.
 _OTHER_KEYS = (
     *("base", "title", "methods", "seeds", "grid", "teacher_settings", "method_settings"),
-    *("left_out", "tune"),
+    *("left_out", "tune", "plugins"),
 )
 _OF_TUNE = ("validation_size", "trials")
 _OF_TRIALS = tuple(option.name for option in fields(Trials))
@@ -45,12 +45,17 @@ def find(name: str) -> Recipe:
     Raises:
         UsageError: there is none, or the file breaks a rule.
     """
-    return _File(Path(name)).recipe() if name.endswith(_ENDINGS) else recipes.get(name)
+    return _File(Path(name)).recipe() if is_file(name) else recipes.get(name)
+
+
+def is_file(name: str) -> bool:
+    """Whether a recipe's name is that of a file."""
+    return name.endswith(_ENDINGS)
 
 
 def title_of(name: str) -> str:
     """What a recipe is called in folders' names: a file by its own without the ending."""
-    return Path(name).stem if name.endswith(_ENDINGS) else name
+    return Path(name).stem if is_file(name) else name
 
 
 def to_yaml(recipe: Recipe) -> str:
@@ -71,13 +76,17 @@ def to_yaml(recipe: Recipe) -> str:
     if trials or recipe.validation_size:
         content["tune"] = {"validation_size": recipe.validation_size, "trials": trials}
     said = {key: value for key, value in content.items() if value}
-    return dump({"title": recipe.title, **_plain(recipe.settings), **said})
+    own = {"plugins": list(recipe.plugins)} if recipe.plugins else {}
+    return dump({"title": recipe.title, **own, **_plain(recipe.settings), **said})
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()
-    }
+    def plain(value: Any) -> Any:
+        if isinstance(value, Method):
+            return value.key
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in settings.items()}
 
 
 class _File:
@@ -87,8 +96,10 @@ class _File:
         self._path = path
 
     def recipe(self) -> Recipe:
+        read = self._read()
+        loaded = self._plugins(read.get("plugins", []) if isinstance(read, Mapping) else [])
         known = {option.name for option in all_settings()} - {"recipe"}
-        content = self._mapping("", self._read(), {*known, *_OTHER_KEYS})
+        content = self._mapping("", read, {*known, *_OTHER_KEYS})
         base = self._base(content.get("base"))
         settings = self._settings("", {name: content[name] for name in content if name in known})
         made = replace(
@@ -105,6 +116,7 @@ class _File:
             # The paper's numbers are of the paper's settings.
             reported=None,
             expected=(),
+            plugins=loaded,
         )
         made = self._with_trials(made, content["tune"]) if "tune" in content else made
         self._try(made)
@@ -119,6 +131,18 @@ class _File:
             ) from None
         except ValueError as error:
             raise self._refusal(f"must be YAML, but {error}") from None
+
+    def _plugins(self, given: Any) -> tuple[str, ...]:
+        """Imports them, files by their place beside this one: settings may be theirs."""
+        found = []
+        for plugin in self._typed("plugins", given, tuple[str, ...]):
+            file = plugin.endswith(".py")
+            found.append(str((self._path.parent / plugin).resolve()) if file else plugin)
+            try:
+                plugins.load(found[-1])
+            except UsageError as error:
+                raise self._refusal(f"plugins: {error}") from None
+        return tuple(found)
 
     def _base(self, name: Any) -> Recipe:
         if name is None:

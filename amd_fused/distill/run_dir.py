@@ -1,8 +1,8 @@
 """A run's folder: what lies in it, and how it is read. Everything written is written in one stroke.
 
-config.json         settings, role, the teacher's identity, versions, commit, command, date
+config.json         settings, role, plugins, the teacher's identity, versions, commit, command, date
 log.jsonl           a line an epoch: losses by part, learning rate, speed, test metrics
-tensorboard/        the same for TensorBoard
+tensorboard/        the same for TensorBoard; trackers.json: what trackers were given
 checkpoints/        last.pt for --resume, epoch-0010.pt: weights kept for students and later looks
 model.safetensors   weights after the last epoch; README.md, their model card; and for networks of
                     this package model.py, their source: they load where it is not installed
@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from amd_fused._files import write_atomically
+from amd_fused.distill import plugins
 from amd_fused.distill.config import Settings
 from amd_fused.distill.errors import UsageError
 
 # Raised when keys of the files change. Runs of another schema are refused by name.
 SCHEMA = 1
+# What trackers call the project that all runs are of.
+TRACKER_PROJECT = "amd_fused"
 TEACHER, STUDENT = "teacher", "student"
 _EPOCH = re.compile(r"epoch-(\d+)\.pt")
 
@@ -44,8 +47,17 @@ class RunDir:
         return self.path / "log.jsonl"
 
     @property
-    def tensorboard(self) -> Path:
+    def tracker_files(self) -> Path:
+        """Where trackers keep files, each below a folder of the project's name."""
         return self.path / "tensorboard"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.tracker_files / TRACKER_PROJECT
+
+    @property
+    def trackers_file(self) -> Path:
+        return self.path / "trackers.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -76,10 +88,10 @@ class RunDir:
         return self.path / "result.json"
 
     def config(self) -> dict[str, Any]:
-        """`config.json`.
+        """`config.json`, once the plugins that it names are imported.
 
         Raises:
-            UsageError: there is none, or it is not of this schema.
+            UsageError: there is none, it is not of this schema, or a plugin cannot be imported.
         """
         config = self._read(self.config_file)
         if config.get("schema") != SCHEMA:
@@ -87,6 +99,7 @@ class RunDir:
                 f"{self.config_file}: schema must be {SCHEMA}, got {config.get('schema')!r}; "
                 "train again with this version"
             )
+        plugins.restore(config.get("plugins", ()), self.config_file)
         return config
 
     def settings(self) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -28,7 +28,7 @@ def setting(
     default: Any,
     help: str,
     rule: Rule | None = None,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] = (),
 ) -> Any:
     """A field; its metadata holds all but the default."""
     return field(

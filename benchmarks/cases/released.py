@@ -96,3 +96,33 @@ def afd(student: Sequence[Tensor], teacher: Sequence[Tensor], attention: Tensor)
         distance = (v_s - v_t.unsqueeze(1)).pow(2).mean(2)
         losses.append((attention[:, i] * distance).sum(1).mean())
     return torch.stack(losses).sum()
+
+
+def cc(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """The released code's lines."""
+    (s,), (t,) = student, teacher
+    delta = torch.abs(s - t)
+    return (delta[:-1] * delta[1:]).sum(1).mean()
+
+
+def crd(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    student_bank: Tensor,
+    teacher_bank: Tensor,
+    samples: Tensor,
+    log_normalizers: Tensor,
+) -> Tensor:
+    """The released code's lines behind its linear layers: the rows of the candidates, one by one."""
+    batch, noise = len(samples), (samples.shape[1] - 1) / len(student_bank)
+
+    def contrast(e: Tensor, bank: Tensor, log_z: Tensor) -> Tensor:
+        rows = torch.index_select(bank, 0, samples.view(-1)).view(*samples.shape, -1)
+        h = torch.exp(torch.bmm(rows, e.view(batch, -1, 1)) / 0.07) / log_z.exp()
+        positive = torch.log(h[:, 0] / (h[:, 0] + noise + 1e-7))
+        negative = torch.log(noise / (h[:, 1:] + noise + 1e-7))
+        return -(positive.sum() + negative.sum()) / batch
+
+    (s,), (t,) = student, teacher
+    of_s = contrast(s, teacher_bank, log_normalizers[0])
+    return of_s + contrast(t, student_bank, log_normalizers[1])

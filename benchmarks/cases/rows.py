@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -14,6 +15,8 @@ from benchmarks.measure.subject import Flops, IdealBytes, Inputs, input_sets
 
 # Draws normal numbers of a shape.
 Normal = Callable[..., Tensor]
+# Of each sample, in CRD.
+_NEGATIVES = 16384
 # Their spread; logits of trained networks are about so far apart.
 _LOGITS = 3.0
 # In units of the hash values' spread; rounding in float32 is a tenth of it.
@@ -62,6 +65,18 @@ def lsh_bytes(shape: Rows, dtype: torch.dtype) -> IdealBytes:
     return reads_twice(shape, dtype, 4 * shape.count * (shape.width + 1))
 
 
+def crd_bytes(shape: Rows, dtype: torch.dtype) -> IdealBytes:
+    """Forward, the rows of both banks that are drawn, each once, and their numbers.
+
+    The gradient of an embedding is a sum over the same rows: backward need not read them again.
+    """
+    assert shape.count is not None
+    draws = shape.batch * (1 + _NEGATIVES)
+    drawn_rows = round(shape.count * (1 - (1 - 1 / shape.count) ** draws))
+    size = shape.batch * shape.width * dtype.itemsize
+    return IdealBytes(2 * 4 * drawn_rows * shape.width + 8 * draws + 2 * size, size, size)
+
+
 def lsh_flops(shape: Rows, device: torch.device) -> Flops:
     """Both sides' hash values forward; backward one product, from these to the embeddings."""
     assert shape.count is not None
@@ -91,6 +106,11 @@ def draw_attention(normal: Normal, shape: Shape, batch: int) -> tuple[Tensor, ..
     return (normal(batch, layers, layers).softmax(2),)
 
 
+def draw_variances(normal: Normal, shape: Shape, batch: int) -> tuple[Tensor, ...]:
+    """Of each layer, near the 5 that they begin with."""
+    return tuple(5 + 0.1 * normal(pair.c_student) for pair in shape.pairs)
+
+
 def draw_rows(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return normal(shape.batch, shape.width), normal(shape.batch, shape.width)
 
@@ -106,6 +126,17 @@ def draw_classes(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tenso
     # As many different classes as there can be, in no order.
     labels = normal(shape.batch).argsort() % shape.count
     return student, teacher, labels, means
+
+
+def draw_contrasted(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    assert shape.count is not None
+    sides = [F.normalize(side) for side in draw_rows(normal, shape, dtype)]
+    banks = [F.normalize(normal(shape.count, shape.width)) for _ in sides]
+    # A normal number's fraction is as good as uniform.
+    samples = (normal(shape.batch, 1 + _NEGATIVES) * shape.count).long() % shape.count
+    # N times the mean of exp(score / 0.07), of directions in no relation.
+    log_z = math.log(shape.count) + 0.5 / (0.07**2 * shape.width)
+    return *sides, *banks, samples, normal(2) * 0 + log_z
 
 
 def draw_hashed(normal: Normal, shape: Rows, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -1,6 +1,7 @@
 """Time the losses beside AMD, forward and backward, against their peers and a plain copy.
 
-Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, AFD, AFDS, SP and RKD.
+Each at the sizes that training has: KD, spherical KD, ND, LSH, AT, VID, CC, CRD, AFD, AFDS, SP and
+RKD.
 """
 
 from __future__ import annotations
@@ -113,9 +114,9 @@ class Subject:
     def variants(self, device: torch.device) -> list[Variant]:
         function = getattr(amd_fused, self.loss)
         oracle = getattr(amd_fused.reference, self.loss)
-        if self.released and not self.backends:
-            return common.beside_released(function, self.released, oracle)
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
+        if self.released and not self.backends:
+            return common.beside_released(call(function), self.released, call(oracle))
         if self.constants:
             call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
@@ -124,6 +125,7 @@ class Subject:
         return made
 
 
+_EQUAL = Shape("tiny-equal", 2, (Pair(3, 3, 7, 7), Pair(4, 4, 4, 5)), "for the tests")
 # Batches of logits: CIFAR-100, ImageNet, ImageNet-21k.
 _KD: dict[str, Any] = {
     "shapes": (Rows(128, 100), Rows(256, 1000), Rows(256, 21841)),
@@ -162,6 +164,37 @@ SUBJECTS = {
         released=released.at,
         weight=1000.0,
     ),
+    # What a regressor predicts, beside the teacher's maps.
+    "vid": Subject(
+        "vid_loss",
+        (SHAPES["imagenet-resnet"],),
+        _EQUAL,
+        layout=MAPS,
+        constants=rows.draw_variances,
+        teacher_again=True,
+    ),
+    # Embeddings of both sides, mapped to 128 numbers. The weight is RepDistiller's, as CRD's.
+    "cc": Subject(
+        "cc_loss",
+        (Rows(128, 128),),
+        Rows(4, 5),
+        backends=(),
+        draw=rows.draw_rows,
+        ideal=rows.reads_twice,
+        released=released.cc,
+        weight=0.02,
+    ),
+    # Batch, width, rows of a bank: CIFAR, ImageNet.
+    "crd": Subject(
+        "crd_loss",
+        (Rows(64, 128, 50000), Rows(16, 128, 1281167)),
+        Rows(4, 5, 30),
+        backends=(),
+        draw=rows.draw_contrasted,
+        ideal=rows.crd_bytes,
+        released=released.crd,
+        weight=0.8,
+    ),
     # All pairs of maps. The weight is the authors'.
     "afd": Subject(
         "afd_loss",
@@ -177,7 +210,7 @@ SUBJECTS = {
     "afds": Subject(
         "afds_loss",
         (SHAPES["imagenet-resnet"],),
-        Shape("tiny-equal", 2, (Pair(3, 3, 7, 7), Pair(4, 4, 4, 5)), "for the tests"),
+        _EQUAL,
         layout=MAPS,
         constants=rows.draw_importance,
         teacher_again=True,

@@ -39,8 +39,8 @@ def _lsh(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     return amd_fused.lsh_loss(student, teacher, PLANES, **options)
 
 
-def _vid(student: Tensor, teacher: Tensor) -> Tensor:
-    return amd_fused.vid_loss(student, teacher, RHO)
+def _vid(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return amd_fused.vid_loss(student, teacher, RHO, **options)
 
 
 def _crd(student: Tensor, teacher: Tensor) -> Tensor:
@@ -70,14 +70,14 @@ LOSSES = {
     "lsh_loss": Loss("embeddings", _lsh, CPU),
     "sp_loss": Loss("maps", amd_fused.sp_loss, ()),
     "rkd_loss": Loss("embeddings", amd_fused.rkd_loss, ()),
-    "vid_loss": Loss("maps", _vid, ()),
+    "vid_loss": Loss("maps", _vid, CPU),
     "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
     "crd_loss": Loss("embeddings", _crd, ()),
     "afd_loss": Loss("maps", _afd, ()),
     "afds_loss": Loss("maps", _afds, CPU),
 }
 # Of torch's differentiable operators alone, which know second derivatives and transforms.
-PLAIN = ("vid_loss", "cc_loss", "afd_loss")
+PLAIN = ("cc_loss", "afd_loss")
 # A loss without backends once; the others on each.
 FORMS: dict[str, tuple[str, dict[str, str]]] = {
     f"{name} {backend}".strip(): (name, {"backend": backend} if backend else {})

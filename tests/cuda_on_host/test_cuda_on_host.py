@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import afds_oracle
 import cases
 import pytest
 import torch
@@ -54,6 +55,23 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(
         results.append(run(cuda, student, teacher))
     assert torch.isfinite(results[0].loss)
     assert same(*results)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
+@pytest.mark.parametrize("shape", ["7x7", "56x56", "many channels"])
+def test_nor_of_afds(
+    shape: str, layout: str, monkeypatch: pytest.MonkeyPatch, poisoned: None
+) -> None:
+    """Teams of a channel below a warp and above it, and pixels."""
+    given = afds_oracle.inputs(shape, "float32", layout)
+    results = []
+    build.launched()
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv(ORDER, order)
+        results.append(afds_oracle.run("cuda", given))
+        assert build.launched() == ["afds_fwd_kernel", "afds_bwd_kernel"]
+    assert all(map(torch.equal, *results))
+    assert all(a.isfinite().all() for a in results[0])
 
 
 def launches_of(student: Any, teacher: Any) -> tuple[list[str], list[str]]:

@@ -52,4 +52,4 @@ def test_only_the_commands_call_both_training_and_reports() -> None:
     parts = graph()
     assert {name for name, used in parts.items() if "reports" in used} == {"cli", "sweep"}
     training = {name for name, used in parts.items() if "engine" in used}
-    assert training == {"cli", "sweep", "tune", "reports", "teacher_options"}
+    assert training == {"cli", "sweep", "tune", "reports", "teacher_options", "training"}

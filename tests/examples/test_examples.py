@@ -12,11 +12,15 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "examples"
 KINDS = (".ipynb", ".py", ".yaml")
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
+# They import torchvision where it is installed.
+WITH_TORCHVISION = {"lightning_module.py", "timm_vit_tokens.py"}
 
 
+# Lightning asks torch's trees what torch deprecates.
+@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec:FutureWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_runs_and_the_loss_falls(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if name == "timm_vit_tokens.py":
+    if name in WITH_TORCHVISION:
         # torchvision's wheel for CUDA beside a torch without, as CI has them.
         from amd_fused.distill.vision import load_torchvision
 
@@ -29,6 +33,8 @@ def test_runs_and_the_loss_falls(name: str, capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     printed = re.findall(r"^(?:epoch|step) \d+: loss ([\d.]+)$", said, re.MULTILINE)
     assert printed[-len(losses) :] == [f"{loss:.3f}" for loss in losses]
+    if name == "cached_teacher.py":
+        assert said.endswith("24 steps, the teacher ran 8 times\n")
 
 
 def test_the_readme_names_every_example() -> None:

@@ -80,6 +80,7 @@ SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
         *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31)),
         drawn(2, 6, 40).softmax(1),
     ],
+    "vid_loss": lambda: [drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31), drawn(2, 40)],
 }
 
 # Whose kernels they run.
@@ -90,6 +91,7 @@ FAMILY = {
     "lsh_loss": "lsh",
     "at_loss": "amd",
     "afds_loss": "afds",
+    "vid_loss": "vid",
 }
 
 

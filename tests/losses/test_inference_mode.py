@@ -19,7 +19,7 @@ def made(kind: str) -> Tensor:
         return torch.randint(K, (B,), generator=generator)
     shape = {
         "logits": (B, K), "embeddings": (B, D), "maps": (B, D, 4, 4), "means": (K, D),
-        "planes": (H, D), "bias": (H,), "importance": (B, D),
+        "planes": (H, D), "bias": (H,), "importance": (B, D), "variances": (D,),
     }[kind]  # fmt: skip
     return torch.randn(shape, generator=generator)
 
@@ -39,7 +39,11 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
         ("reference", "cpp", "triton"),
     ),
     "afds": (
-        "maps", ("maps", "importance"), amd_fused.afds_loss, ("reference", "cpp", "triton"),
+        "maps", ("maps", "importance"), amd_fused.afds_loss,
+        ("reference", "cpp", "triton", "cuda"),
+    ),
+    "vid": (
+        "maps", ("maps", "variances"), amd_fused.vid_loss, ("reference", "cpp", "triton", "cuda"),
     ),
 }  # fmt: skip
 CASES = [(name, backend) for name, (*_, backends) in LOSSES.items() for backend in backends]
@@ -72,7 +76,6 @@ def test_loss_and_gradient_are_those_of_ordinary_tensors(name: str, backend: str
 PLAIN: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "sp": ("embeddings", amd_fused.sp_loss),
     "rkd": ("embeddings", amd_fused.rkd_loss),
-    "vid": ("maps", lambda s, t: amd_fused.vid_loss(s, t, made("bias")[:D])),
     "cc": ("embeddings", amd_fused.cc_loss),
     "crd": (
         "embeddings",

@@ -17,7 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from amd_fused import afds_loss, amd_loss, backends, kd_loss, lsh_loss, nd_loss, spherical_kd_loss
+from amd_fused import (
+    afds_loss,
+    amd_loss,
+    backends,
+    kd_loss,
+    lsh_loss,
+    nd_loss,
+    spherical_kd_loss,
+    vid_loss,
+)
 
 ISAS = ("baseline", "avx2", "avx512")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -75,6 +84,7 @@ def afds() -> Iterator[tuple[str, list[Tensor]]]:
         pair = [draw((3, 19, *size), dtype, seed).to(memory_format=layout) for seed in (0, 1)]
         importance = draw((3, 19), torch.float32, 2).softmax(1)
         yield f"afds {dtype} {layout} {size}", losses(afds_loss, *pair, importance)
+        yield f"vid {dtype} {layout} {size}", losses(vid_loss, *pair, importance[0])
 
 
 def draw(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 5) -> Tensor:
@@ -106,7 +116,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 2 * 16
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

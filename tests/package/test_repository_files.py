@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import amd_fused
-from amd_fused.distill.config import DATA
+from amd_fused.distill.data_sets import DATA_SETS
 
 ROOT = Path(__file__).parents[2]
 MARKDOWN = sorted(
@@ -52,7 +52,7 @@ def test_every_page_is_in_the_site_s_menu() -> None:
 
 def test_every_data_set_of_the_trainer_is_described() -> None:
     table = (ROOT / "docs" / "data-sets.md").read_text()
-    assert re.findall(r"^\| `(\w[\w-]*)` \|", table, re.MULTILINE) == list(DATA)
+    assert re.findall(r"^\| `(\w[\w-]*)` \|", table, re.MULTILINE) == list(DATA_SETS)
 
 
 def test_pre_commit_uses_the_versions_of_the_constraints() -> None:

@@ -59,7 +59,8 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
     ),
     "vid_loss": (
         amd_fused.vid_loss,
-        {"student": MAPS, "teacher": MAPS, "rho": ROWS[0, :4], "eps": 1e-5, "layer_weights": None},
+        {"student": MAPS, "teacher": MAPS, "rho": ROWS[0, :4], "eps": 1e-5, "layer_weights": None,
+         "backend": "auto"},
     ),
     "cc_loss": (
         amd_fused.cc_loss,

@@ -201,6 +201,8 @@ def afds_cases() -> Described:
             else:
                 a = a.contiguous(memory_format=LAYOUTS[layout])
             distance, numbers = afds.afds_fwd_triton(a, a, 1e-6, submit=collected.extend)
+            # VID's.
+            afds.afds_fwd_triton(a, a, None, submit=collected.extend)
             given = (distance, a, a, numbers, [True, both])
             afds.afds_bwd_triton(*given, submit=collected.extend)
             case = {"loss": "afds", "layout": layout, "width": shape[-1]}

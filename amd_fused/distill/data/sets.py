@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 from amd_fused.distill.config import Settings
 from amd_fused.distill.data.images import DataSet
+from amd_fused.distill.data.own import as_data_set
+from amd_fused.distill.data_sets import DATA_SETS, ImageData
 from amd_fused.distill.errors import UsageError
 
 
-def load(settings: Settings) -> DataSet:
+def load(settings: Settings, own: ImageData | None = None) -> DataSet:
     """The data set of `settings.data`, cut down to `settings.train_size` and `settings.test_size`.
+
+    Args:
+        own: what a program has in place of a name.
 
     With a `settings.validation_size`, the last so many training images, classes taking turns, stand
     for the test images, which are not looked at. A subset of `train_size` are the first ones, and
@@ -20,7 +26,7 @@ def load(settings: Settings) -> DataSet:
         UsageError: it is missing or broken, where the message says what is expected where; or there
             are not so many images.
     """
-    data = _whole(settings)
+    data = _whole(settings) if own is None else as_data_set(settings.data, own, settings)
     if size := settings.validation_size:
         _check_size("--validation-size", size, len(data.train) - 1, "training images but one")
         turns = data.train.in_turns()
@@ -42,25 +48,8 @@ def _check_size(option: str, size: int, most: int, of: str) -> None:
 
 
 def _whole(settings: Settings) -> DataSet:
-    # Each reader imports libraries that the others do without.
-    if settings.data == "digits":
-        from amd_fused.distill.data.digits import load_digits
-
-        return load_digits(settings)
-    if settings.data in ("cifar10", "cifar100"):
-        from amd_fused.distill.data.cifar import load_cifar
-
-        return load_cifar(settings)
-    if settings.data in ("mnist", "fashion-mnist"):
-        from amd_fused.distill.data.mnist import load_mnist
-
-        return load_mnist(settings)
-    from amd_fused.distill.data import folders
-
-    readers = {
-        "cinic10": folders.load_cinic10,
-        "tiny-imagenet": folders.load_tiny_imagenet,
-        "imagenet": folders.load_imagenet,
-        "folder": folders.load_folder,
-    }
-    return readers[settings.data](settings)
+    reader = DATA_SETS[settings.data]
+    if isinstance(reader, str):
+        module, _, function = reader.partition(":")
+        reader = getattr(importlib.import_module(module), function)
+    return reader(settings)

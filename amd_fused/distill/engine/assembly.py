@@ -19,6 +19,7 @@ from amd_fused.distill.engine.batches import eval_batches, to_device
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.engine.cached_teacher import attach
 from amd_fused.distill.engine.objective import FrozenTeacher, Objective, Output
+from amd_fused.distill.engine.own import Own
 from amd_fused.distill.engine.teachers import Teacher, TeacherSource
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.methods import Embeddings, MapShape, Method, Shapes
@@ -48,24 +49,25 @@ class TeacherNetwork:
     layers: models.Layers
 
 
-def read_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
+def read_data(settings: Settings, accelerator: Accelerator, own: Own | None = None) -> data.DataSet:
     """The data set in every process; the main one comes first, for it may unpack an archive.
 
     Raises:
         UsageError: it is missing or broken.
     """
+    given = None if own is None else own.data
     loaded: list[data.DataSet] = []
-    launch.on_main_process(accelerator, lambda: loaded.append(data.load(settings)))
-    return loaded[0] if loaded else data.load(settings)
+    launch.on_main_process(accelerator, lambda: loaded.append(data.load(settings, given)))
+    return loaded[0] if loaded else data.load(settings, given)
 
 
-def load_data(settings: Settings, accelerator: Accelerator) -> data.DataSet:
+def load_data(settings: Settings, accelerator: Accelerator, own: Own) -> data.DataSet:
     """What :func:`read_data` gives, once batches for a training can be made of it.
 
     Raises:
         UsageError: it is missing or broken, or has too few images for a batch.
     """
-    dataset = read_data(settings, accelerator)
+    dataset = read_data(settings, accelerator, own)
     # By the rules of every epoch, but before anything is written.
     data.train_batches(
         dataset.train,
@@ -81,6 +83,7 @@ def build(
     role: str,
     settings: Settings,
     source: TeacherSource | None,
+    own: Own,
     dataset: data.DataSet,
     accelerator: Accelerator,
 ) -> tuple[TrainedNetwork, TeacherNetwork | None]:
@@ -98,15 +101,16 @@ def build(
     method.check(settings)
     side = "teacher" if role == TEACHER else "student"
     name = models.canonical(getattr(settings, side))
-    network = models.build(
-        name,
-        num_classes=dataset.num_classes,
-        channels=dataset.channels,
-        image_size=dataset.image_size,
-        seed=settings.seed,
+    sizes = {key: getattr(dataset, key) for key in ("num_classes", "channels", "image_size")}
+    if own.network is None:
+        network = models.build(name, **sizes, seed=settings.seed)
+    else:
+        network = own.network
+        models.try_images(network, name, **sizes)
+    paths = getattr(settings, f"{side}_layers"), getattr(settings, f"{side}_embedding")
+    layers = _layers(
+        method, any(paths), network, lambda: models.layers(name, network, *paths), dataset
     )
-    own = getattr(settings, f"{side}_layers"), getattr(settings, f"{side}_embedding")
-    layers = _layers(method, any(own), network, lambda: models.layers(name, network, *own), dataset)
     code = models.plain_code(
         name, network, num_classes=dataset.num_classes, channels=dataset.channels
     )

@@ -14,17 +14,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from amd_fused.distill.config import Settings
+from amd_fused.distill.engine.trackers import usable
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.run_dir import RunDir
 
 _T = TypeVar("_T")
 
 
-def start(settings: Settings) -> Accelerator:
+def start(settings: Settings, run: RunDir | None = None) -> Accelerator:
     """The Accelerator of a run; the process group is joined by the first run of a process.
 
+    Args:
+        run: whose lines go to trackers, into its folder where they keep files; None: nothing does.
+
     Raises:
-        UsageError: the device cannot do --mixed-precision, or several processes were started but
-            have no way to talk.
+        UsageError: the device cannot do --mixed-precision, several processes were started but have
+            no way to talk, or a tracker's package is not installed.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", settings.mixed_precision):
@@ -36,7 +41,10 @@ def start(settings: Settings) -> Accelerator:
     AcceleratorState._reset_state()
     # Told so, it lets processes without a GPU talk through gloo.
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(), mixed_precision=settings.mixed_precision
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=settings.mixed_precision,
+        log_with=(usable(settings.log_with, run) or None) if run else None,
+        project_dir=run.tracker_files if run else None,
     )
     if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UsageError("--mixed-precision fp16 needs a GPU, got cpu; use bf16")

@@ -1,4 +1,4 @@
-"""What is said of a run while it goes on: log.jsonl, TensorBoard, and the terminal."""
+"""What is said of a run while it goes on: log.jsonl, trackers, and the terminal."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,42 +22,39 @@ from rich.table import Column
 
 from amd_fused._files import write_atomically
 from amd_fused.distill.data import DataSet
+from amd_fused.distill.engine.trackers import Trackers
 from amd_fused.distill.run_dir import RunDir
 
-# A teacher below so many times the accuracy of guessing is worth a doubt.
+# A teacher below so many times the accuracy of guessing, or half way from it, is worth a doubt.
 _NEAR_CHANCE = 2
 
 
 class Logs:
-    """log.jsonl and TensorBoard's files of a run, both set back to the lines that it goes on from.
+    """log.jsonl and the trackers of a run, both set back to the lines that it goes on from.
 
-    A line may have been written after the last checkpoint; TensorBoard is told to forget it.
+    A line may have been written after the last checkpoint.
     """
 
-    def __init__(self, run: RunDir, lines: Sequence[Mapping[str, Any]]) -> None:
-        # It takes a second to import, and only the main process's training needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(
+        self,
+        run: RunDir,
+        accelerator: Accelerator,
+        lines: Sequence[Mapping[str, Any]],
+        config: Mapping[str, Any],
+    ) -> None:
         self._file = run.log_file
         text = "".join(_as_line(line) for line in lines)
         write_atomically(self._file, lambda part: part.write_text(text))
-        done = lines[-1]["step"] if lines else 0
-        self._board = SummaryWriter(str(run.tensorboard), purge_step=done + 1)
+        self._trackers = Trackers(run, accelerator, lines, config)
 
     def add(self, line: Mapping[str, Any]) -> None:
         """An epoch's line."""
         with self._file.open("a") as file:
             file.write(_as_line(line))
-        scalars = {"loss/total": line["loss"]}
-        scalars |= {f"loss/{name}": value for name, value in line["parts"].items()}
-        scalars |= {f"test/{name}": value for name, value in line["test"].items()}
-        scalars |= {name: line[name] for name in ("lr", "images_per_second")}
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, line["step"])
-        self._board.flush()
+        self._trackers.add(line)
 
     def close(self) -> None:
-        self._board.close()
+        self._trackers.close()
 
 
 class Display:
@@ -136,7 +134,8 @@ def announce(text: str) -> None:
 def announce_teacher(name: str, top1: float, dataset: DataSet) -> None:
     """A line on stderr: what a teacher reaches that was trained elsewhere."""
     mean, std = (" ".join(f"{x:.4g}" for x in values) for values in (dataset.mean, dataset.std))
-    low = top1 < _NEAR_CHANCE * 100 / dataset.num_classes
+    chance = 100 / dataset.num_classes
+    low = top1 < min(_NEAR_CHANCE * chance, (chance + 100) / 2)
     doubt = "; that is near chance: was it trained on images normalised so?" if low else ""
     print(
         f"the teacher {name}: top-1 {top1:.2f} % of the test images of {dataset.name}, normalised "

@@ -22,7 +22,7 @@ from amd_fused.distill.engine.logs import Display, Logs
 from amd_fused.distill.engine.metrics import measure
 from amd_fused.distill.engine.objective import FrozenTeacher, Objective
 from amd_fused.distill.engine.schedule import learning_rate
-from amd_fused.distill.errors import TrainingError
+from amd_fused.distill.errors import TrainingError, UsageError
 from amd_fused.distill.run_dir import RunDir
 
 
@@ -73,8 +73,18 @@ class Loop:
         return self.progress.epoch * self.steps + self.progress.step
 
     def restore(self, state: dict[str, Any], progress: Progress) -> None:
-        """Goes on from what :func:`checkpoints.load_checkpoint` gave."""
-        self._objective.load_state_dict(state["objective"])
+        """Goes on from what :func:`checkpoints.load_checkpoint` gave.
+
+        Raises:
+            UsageError: it is of another network, as a module of the user's may be.
+        """
+        try:
+            self._objective.load_state_dict(state["objective"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"--resume: {self._run.last_checkpoint} does not fit {self._network} ({reason})"
+            ) from None
         self._optimizer.load_state_dict(state["optimizer"])
         if self._accelerator.scaler is not None and state["scaler"]:
             self._accelerator.scaler.load_state_dict(state["scaler"])
@@ -88,7 +98,9 @@ class Loop:
             KeyboardInterrupt, Terminated: a signal came; everything up to it is saved.
         """
         main = self._accelerator.is_main_process
-        logs = Logs(self._run, self.progress.lines) if main else None
+        logs = None
+        if main:
+            logs = Logs(self._run, self._accelerator, self.progress.lines, self._settings.to_json())
         device = self._accelerator.device
         # Layers such as dropout draw from torch's own generators, seeded anew in every step.
         generators = [device] if device.type == "cuda" else []

@@ -11,6 +11,7 @@ from torch import nn
 from amd_fused.distill import models
 from amd_fused.distill.data import DataSet
 from amd_fused.distill.engine import checkpoints
+from amd_fused.distill.engine.weight_files import load_into, read_weights
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import TEACHER, RunDir
 
@@ -47,8 +48,11 @@ class SavedNetwork:
         }
 
 
-def load_saved_network(run: RunDir, data: DataSet, epoch: int | None) -> SavedNetwork:
+def load_saved_network(run: RunDir, data: DataSet | None, epoch: int | None) -> SavedNetwork:
     """The network of a run as it was after an epoch, by default the last.
+
+    Args:
+        data: None for whatever the network was trained with.
 
     Raises:
         UsageError: there is no such run or epoch, its files are broken, or the network is for other
@@ -62,8 +66,8 @@ def load_saved_network(run: RunDir, data: DataSet, epoch: int | None) -> SavedNe
         epoch = int(content["epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{file} must be weights of a run, but has no {error}") from None
-    given = {key: getattr(data, key) for key in made_for}
-    if made_for != given:
+    given = made_for if data is None else {key: getattr(data, key) for key in made_for}
+    if data is not None and made_for != given:
         raise UsageError(
             f"{file} must be a network for {_shown(given)} ({data.name}), got one for "
             f"{_shown(made_for)}"
@@ -76,6 +80,20 @@ def load_saved_network(run: RunDir, data: DataSet, epoch: int | None) -> SavedNe
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{file} does not fit {name} of this version ({reason})") from None
     return SavedNetwork(run, network.eval(), name, epoch, file)
+
+
+def load_trained(run: RunDir, network: nn.Module | None) -> nn.Module:
+    """What a finished run trained, in evaluation mode: into `network`, or made by its name.
+
+    Raises:
+        UsageError: the run's files are not those of such a network.
+    """
+    if network is None:
+        return load_saved_network(run, None, None).network
+    file = run.model_file
+    weights = read_weights("--resume", file)
+    load_into(network, type(network).__name__, weights, f"--resume: {file}")
+    return network.eval()
 
 
 def layer_options(config: dict[str, Any]) -> tuple[tuple[str, ...], str]:

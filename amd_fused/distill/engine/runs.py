@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from amd_fused.distill import data, models
+from amd_fused.distill import data, models, plugins
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch, records
 from amd_fused.distill.engine.assembly import (
@@ -28,6 +28,7 @@ from amd_fused.distill.engine.loop import Loop
 from amd_fused.distill.engine.metrics import measure
 from amd_fused.distill.engine.networks import load_saved_network
 from amd_fused.distill.engine.objective import FeatureExtractor, amd_distance
+from amd_fused.distill.engine.own import Own
 from amd_fused.distill.engine.resume import RunState, load_run_state
 from amd_fused.distill.engine.teachers import TeacherSource
 from amd_fused.distill.errors import UsageError
@@ -54,7 +55,7 @@ def train_teacher(
     """
     # Methods and Mixup are the students'.
     settings = settings.changed(method=SCRATCH, mixup=0.0)
-    return _run(TEACHER, settings, output_dir, None, resume, show_progress)
+    return _run(TEACHER, settings, output_dir, None, resume, show_progress, Own())
 
 
 def distill(
@@ -62,6 +63,7 @@ def distill(
     output_dir: Path,
     teacher: TeacherSource | None,
     *,
+    own: Own | None = None,
     resume: bool = False,
     show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -70,13 +72,19 @@ def distill(
     Args:
         teacher: what it learns from. From scratch, a teacher is only what the student's distance
             is measured to, and may be None. The settings' teacher becomes this run's network.
+        own: what stands in the place of the settings' student and data set.
         resume: as in :func:`train_teacher`, as what is raised.
     """
+    own = own or Own()
+    if own.network is not None:
+        settings = settings.changed(student=models.name_of(own.network))
+    if own.data is not None:
+        settings = settings.changed(data="own")
     if teacher is not None:
         network = teacher.network_name
         if models.canonical(settings.teacher) != network:
             settings = settings.changed(teacher=network)
-    return _run(STUDENT, settings, output_dir, teacher, resume, show_progress)
+    return _run(STUDENT, settings, output_dir, teacher, resume, show_progress, own)
 
 
 def evaluate(run: Path, *, epoch: int | None = None, data_dir: str | None = None) -> dict[str, Any]:
@@ -112,9 +120,10 @@ def _run(
     source: TeacherSource | None,
     resume: bool,
     show_progress: bool,
+    own: Own,
 ) -> dict[str, Any]:
     run = RunDir(output_dir)
-    accelerator = launch.start(settings)
+    accelerator = launch.start(settings, run)
     with Interrupts(announce) as interrupts:
         state = launch.on_main_process(
             accelerator, lambda: load_run_state(run, role, settings, source, resume)
@@ -122,7 +131,7 @@ def _run(
         result = state.result
         if result is None:
             result = _train(
-                role, settings, run, source, state, accelerator, interrupts, show_progress
+                role, settings, run, source, own, state, accelerator, interrupts, show_progress
             )
             launch.on_main_process(accelerator, lambda: write_json(run.result_file, result))
     return result
@@ -133,13 +142,14 @@ def _train(
     settings: Settings,
     run: RunDir,
     source: TeacherSource | None,
+    own: Own,
     state: RunState,
     accelerator: Accelerator,
     interrupts: Interrupts,
     show_progress: bool,
 ) -> dict[str, Any]:
-    dataset = load_data(settings, accelerator)
-    trained, teacher = build(role, settings, source, dataset, accelerator)
+    dataset = load_data(settings, accelerator, own)
+    trained, teacher = build(role, settings, source, own, dataset, accelerator)
     identity = (
         None if teacher is None else _identity(teacher, settings, dataset, state, accelerator)
     )
@@ -156,8 +166,9 @@ def _train(
         accelerator.device,
         accelerator.num_processes,
     )
-    # What a run may change when it goes on is where its data lie, and the teacher's outputs.
+    # A run may find its data, its teacher's outputs and plugins elsewhere when it goes on.
     config |= {"settings": settings.to_json(), "teacher_cache": teacher_cache}
+    config |= {"plugins": plugins.recorded()}
     launch.on_main_process(accelerator, lambda: write_json(run.config_file, config))
     loop = Loop(
         run,

@@ -15,6 +15,7 @@ from amd_fused.distill.engine.networks import load_saved_network
 from amd_fused.distill.engine.weight_files import load_into, read_weights
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir
+from amd_fused.teacher_cache import fingerprint
 
 WEIGHTS_OPTION = "--teacher-weights"
 
@@ -38,7 +39,7 @@ class Teacher(Protocol):
     def identity(self) -> dict[str, Any]:
         """For config.json of what learns from it: "network", "weights_sha256", "top1", which is
         None where it is still to be measured, and where the weights come from: "run", "epoch" and
-        "epochs" of a run, or "file"."""
+        "epochs" of a run, or "file"; nothing of a module."""
 
 
 class TeacherSource(Protocol):
@@ -133,10 +134,48 @@ class FileNetwork:
         }
 
 
+@dataclass(frozen=True)
+class TeacherModule:
+    """A module with the weights that it has. Of the :class:`Teacher` it is its own source."""
+
+    network: nn.Module
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def name(self) -> str:
+        return models.name_of(self.network)
+
+    @property
+    def network_name(self) -> str:
+        return self.name
+
+    def load(self, data: DataSet) -> Teacher:
+        models.try_images(self.network, self.name, data.num_classes, data.channels, data.image_size)
+        self.network.eval()
+        return self
+
+    def weights_hash(self) -> str:
+        return fingerprint.of_teacher(self.network)["weights"]
+
+    def layers(self, maps: tuple[str, ...] = (), embedding: str = "") -> models.Layers:
+        return models.layers(self.name, self.network, maps, embedding)
+
+    def identity(self) -> dict[str, Any]:
+        return {"network": self.name, "weights_sha256": self.weights_hash(), "top1": None}
+
+
 def source_of(identity: dict[str, Any]) -> TeacherSource:
-    """Where the teacher of a config.json came from."""
+    """Where the teacher of a config.json came from.
+
+    Raises:
+        UsageError: from a program.
+    """
     if "run" in identity:
         return TeacherChoice(Path(identity["run"]), identity["epoch"])
+    if "file" not in identity:
+        raise UsageError(f"{identity['network']} was a module of the program that ran it")
     return TeacherWeights(Path(identity["file"]), identity["network"])
 
 
@@ -144,4 +183,4 @@ def described(identity: dict[str, Any]) -> str:
     """A teacher of a config.json as a message names it."""
     if "run" in identity:
         return f"{identity['run']} as it was after epoch {identity['epoch']}"
-    return str(identity["file"])
+    return str(identity.get("file", identity["network"]))

@@ -62,9 +62,13 @@ def read_weights(option: str, file: Path) -> dict[str, Tensor]:
 
 
 def load_into(
-    network: nn.Module, name: str, weights: Mapping[str, Tensor], origin: str, num_classes: int
+    network: nn.Module,
+    name: str,
+    weights: Mapping[str, Tensor],
+    origin: str,
+    num_classes: int | None = None,
 ) -> None:
-    """Puts weights into a network that was built for `num_classes`, each into its place.
+    """Puts weights into a network, which may be known to be for `num_classes`, each in its place.
 
     Raises:
         UsageError: they are for another number of classes, shapes differ, or names are missing or

@@ -1,4 +1,5 @@
-"""The list of methods. One that is added stands here and in a file of its own, and nowhere else."""
+"""The list of methods. One that is added stands here and in a file of its own, and nowhere else;
+`plugins.py` adds the user's."""
 
 from __future__ import annotations
 
@@ -20,9 +21,10 @@ from amd_fused.distill.methods import (
     sp,
     vid,
 )
+from amd_fused.distill.methods.term import Term
 
 # In the order of tables and pictures.
-TERMS = (
+BUILT_IN = (
     scratch.TERM,
     kd.TERM,
     skd.TERM,
@@ -41,6 +43,21 @@ TERMS = (
     amd.MASKED_G,
     amd.MASKED_GL,
 )
+# Those that --method takes, the user's after the built-in ones, and the options of the user's.
+TERMS: list[Term] = []
+OPTIONS: list[type] = []
+
+
+def register(term: Term, options: type | None = None) -> None:
+    """Makes a term known, with a frozen dataclass of its options, which settings get beside those
+    of `MethodSettings`."""
+    TERMS.append(term)
+    if options is not None:
+        OPTIONS.append(options)
+
+
+for _term in BUILT_IN:
+    register(_term)
 
 
 # --help shows the last one's options first.
@@ -59,4 +76,4 @@ class MethodSettings(
     amd.Options,
     kd.Options,
 ):
-    """The options of all methods, which are settings of every run."""
+    """The options of all built-in methods, which are settings of every run."""

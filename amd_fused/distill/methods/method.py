@@ -200,8 +200,8 @@ class Method:
                     assert term.feature_loss is not None
                     loss = term.feature_loss(settings, embeddings)
                 losses[term.part] = getattr(settings, term.weight), loss
-        of_logits = [term.logit_loss for term in (*self.terms, kd.TERM) if term.logit_loss]
-        logit_loss = of_logits[0](settings)
+            of_logits = [term.logit_loss for term in (*self.terms, kd.TERM) if term.logit_loss]
+            logit_loss = of_logits[0](settings)
         if not losses:
             return DistillationLoss(
                 settings.ce_weight, settings.kd_weight, feature_weight=0.0, logit_loss=logit_loss

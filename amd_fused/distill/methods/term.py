@@ -37,7 +37,7 @@ class Term:
         key: its name.
         label: as a table shows it.
         help: what it is, in a line.
-        look: in pictures.
+        look: in pictures; None: whatever is left.
         part: its name among the losses in the log. Terms with the same part exclude each other.
         rank: where it stands in the name of a sum: 0 before 1 before 2.
         distilled: whether it needs a teacher.
@@ -57,7 +57,7 @@ class Term:
     key: str
     label: str
     help: str
-    look: Look
+    look: Look | None
     part: str = ""
     rank: int = 2
     distilled: bool = True

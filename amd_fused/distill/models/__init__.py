@@ -8,7 +8,8 @@ from amd_fused.distill.models.features import (
     map_shapes,
     with_layouts,
 )
-from amd_fused.distill.models.names import canonical
+from amd_fused.distill.models.library import try_images
+from amd_fused.distill.models.names import canonical, name_of
 from amd_fused.distill.models.plain_code import PlainCode, plain_code
 from amd_fused.distill.models.registry import MIN_IMAGE_SIZE, build, count_parameters
 
@@ -23,6 +24,8 @@ __all__ = [
     "embedding_width",
     "layers",
     "map_shapes",
+    "name_of",
     "plain_code",
+    "try_images",
     "with_layouts",
 ]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -20,3 +20,9 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def example(network: nn.Module, channels: int, image_size: int) -> Tensor:
+    """One image `[1, C, H, W]` of zeros, of the dtype and on the device of the network."""
+    like = next(network.parameters(), torch.zeros(()))
+    return like.new_zeros(1, channels, image_size, image_size)

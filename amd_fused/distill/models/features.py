@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from amd_fused import FeatureHooks
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.models import library, mobilenet, resnet, wrn
-from amd_fused.distill.models.evaluating import evaluating
+from amd_fused.distill.models.evaluating import evaluating, example
 from amd_fused.distill.models.layouts import has_channels_last
 
 _LAYER_OPTIONS = "--teacher-layers and --student-layers"
@@ -176,8 +176,7 @@ def map_shapes(
 def _outputs(
     model: nn.Module, paths: tuple[str, ...], channels: int, image_size: int
 ) -> list[Tensor]:
-    parameter = next(model.parameters())
-    images = parameter.new_zeros(1, channels, image_size, image_size)
+    images = example(model, channels, image_size)
     with evaluating(model), FeatureHooks(model, paths) as hooks:
         model(images)
         try:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.models.evaluating import evaluating
+from amd_fused.distill.models.evaluating import evaluating, example
 from amd_fused.distill.vision import load_torchvision
 
 # What every ResNet of torchvision and timm calls its groups, and what each calls its pooling.
@@ -62,7 +62,7 @@ def build(source: str, name: str, *, num_classes: int, channels: int, image_size
         if channels != 3:
             _replace_first_convolution(model, f"{source}/{name}", channels)
     assert isinstance(model, nn.Module)
-    _try_images(model, f"{source}/{name}", num_classes, channels, image_size)
+    try_images(model, f"{source}/{name}", num_classes, channels, image_size)
     return model
 
 
@@ -118,13 +118,17 @@ def _replace_first_convolution(model: nn.Module, name: str, channels: int) -> No
     setattr(model.get_submodule(parent), last, new)
 
 
-def _try_images(
+def try_images(
     model: nn.Module, name: str, num_classes: int, channels: int, image_size: int
 ) -> None:
-    """One image, because networks say only in their forward pass which sizes they take."""
+    """One image, because networks say only in their forward pass which sizes they take.
+
+    Raises:
+        UsageError: they do not take it, or give no logits `[1, num_classes]`.
+    """
     try:
         with evaluating(model):
-            logits = model(torch.zeros(1, channels, image_size, image_size))
+            logits = model(example(model, channels, image_size))
     except (AssertionError, IndexError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"{name} cannot take images of {image_size}x{image_size} with {channels} channels "

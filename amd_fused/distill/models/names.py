@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from torch import nn
+
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.models import library, resnet, wrn
 
@@ -16,6 +18,7 @@ _FORMS = (
     + f"ResNet<depth> ({', '.join(map(str, resnet.DEPTHS))} for small images; 18, 34), "
     + "MobileNetV2, torchvision/<name> or timm/<name>"
 )
+_MODULE = "module/"
 # What a mistyped name is held against.
 _KNOWN = (
     *(f"WRN{size}" for size in ("16-1", "16-3", "16-8", "28-1", "28-3", "40-1", "40-2")),
@@ -24,16 +27,29 @@ _KNOWN = (
 )
 
 
+def name_of(module: nn.Module) -> str:
+    """What stands for the name of a module that a program made: `module/` and its class."""
+    return f"{_MODULE}{type(module).__name__}"
+
+
+def is_module(name: str) -> bool:
+    """Whether :func:`name_of` gave it."""
+    return name.startswith(_MODULE)
+
+
 def canonical(name: str) -> str:
     """A network's one name: `WRN16-3`, `ResNet44`, `MobileNetV2`, `torchvision/resnet18`.
 
     `16-3`, `wrn16-3` and `WRN-16-3` are the first, `resnet-44` the second, `mobilenet_v2` the
-    third, `ResNet18` the last: small letters or capitals, with or without the hyphen.
+    third, `ResNet18` the last: small letters or capitals, with or without the hyphen. What
+    :func:`name_of` gave stays as it is.
 
     Raises:
         UsageError: there is no such network, or the library that should have it is not installed.
     """
     text = name.strip()
+    if is_module(text):
+        return text
     if match := re.fullmatch(r"(torchvision|timm)/(.+)", text, re.IGNORECASE):
         source, model = match[1].lower(), match[2].lower()
         known = library.names(source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from amd_fused.distill.models import library, registry
+from amd_fused.distill.models.names import is_module
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ def plain_code(name: str, network: nn.Module, *, num_classes: int, channels: int
     """The code for a network that `build(name, ...)` made.
 
     Args:
-        name: canonical.
+        name: canonical, or what :func:`name_of` gave of a module of the user's.
     """
+    if is_module(name):
+        kind = type(network)
+        made = f"network = {kind.__name__}(...)  # with the arguments that it was trained with"
+        return PlainCode(f"from {kind.__module__} import {kind.__name__}", (made,))
     source, _, model = name.rpartition("/")
     if source == "timm":
         made = f'timm.create_model("{model}", num_classes={num_classes}, in_chans={channels})'

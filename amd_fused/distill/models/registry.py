@@ -6,7 +6,7 @@ from torch import nn
 
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.models import library, mobilenet, resnet, wrn
-from amd_fused.distill.models.names import canonical
+from amd_fused.distill.models.names import canonical, is_module
 from amd_fused.distill.seeding import seeded
 
 MIN_IMAGE_SIZE = 8
@@ -27,6 +27,11 @@ def build(name: str, *, num_classes: int, channels: int, image_size: int, seed: 
         UsageError: there is no such network, or none for such images.
     """
     name = canonical(name)
+    if is_module(name):
+        raise UsageError(
+            f"{name} is a class of the program that trained it: make one there, and load the run's "
+            "model.safetensors into it"
+        )
     if image_size < MIN_IMAGE_SIZE:
         raise UsageError(
             f"{name} needs images of at least {MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} pixels, got "

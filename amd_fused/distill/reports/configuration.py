@@ -33,7 +33,7 @@ def describe(run: Run) -> dict[str, str]:
         if "run" in teacher:
             facts["Teacher's run"] = str(teacher["run"])
             facts["Teacher's epoch"] = f"{teacher['epoch']} of {teacher['epochs']}"
-        else:
+        elif "file" in teacher:
             facts["Teacher's file"] = f"{teacher['file']}, SHA-256 {teacher['weights_sha256']}"
     versions = config.get("versions") or {}
     facts |= {

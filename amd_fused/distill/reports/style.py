@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from amd_fused.distill.methods import TERMS
+from amd_fused.distill.methods import BUILT_IN
 from amd_fused.distill.methods.term import (
     BLACK,
     BLUE,
@@ -33,7 +33,8 @@ _COLUMNS = 4
 _TICKS = (*range(0, 100, 10), 85, 93, 95, 96, 97, 98, 99, 99.5, 100)
 
 
-_OWN = {"teacher": Look(BLACK, "--", "*"), **{term.key: term.look for term in TERMS}}
+_OWN = {"teacher": Look(BLACK, "--", "*")}
+_OWN |= {term.key: term.look for term in BUILT_IN if term.look is not None}
 # Colours and dashes that no method above has together; markers take turns.
 _FREE = [
     (colour, line)
@@ -47,7 +48,7 @@ _OTHERS = [Look(*pair, marker) for pair, marker in zip(_FREE, cycle("><XH"), str
 
 
 def own_look(key: str) -> Look:
-    """Of a single method or the teacher."""
+    """Of a built-in method or the teacher."""
     return _OWN[key]
 
 

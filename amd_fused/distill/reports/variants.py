@@ -11,7 +11,6 @@ from amd_fused.distill.reports.runs import Run
 from amd_fused.distill.setting import value_text
 
 Variant = tuple[tuple[str, Any], ...]
-_GROUPS = {option.name: option.metadata["group"] for option in all_settings()}
 # What identifies a setup or a run otherwise, or leaves what is learnt as it is.
 _NOT_COMPARED = {"recipe", "data", "teacher", "student", "method", "seed", *WITHOUT_EFFECT}
 
@@ -46,7 +45,8 @@ def compared(run: Run) -> Iterator[tuple[str, Any]]:
 
 def matters(option: str, method: Method) -> bool:
     """Whether a student's training depends on a setting, given its method."""
-    return method.depends_on(option, _GROUPS[option])
+    groups = {one.name: one.metadata["group"] for one in all_settings()}
+    return method.depends_on(option, groups[option])
 
 
 def variant_order(variant: Variant) -> list[tuple[str, float, str]]:

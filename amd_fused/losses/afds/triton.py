@@ -1,7 +1,7 @@
-"""Triton kernels of the AFDS loss: one program a block of channels of a sample.
+"""Triton kernels of the AFDS loss, and of VID's: one program a block of channels of a sample.
 
 Forward, a program goes through its channels twice, for their norms and for the distance of what
-they make of them: the second time they lie in a cache. Bytes for [B, C, H, W] features, forward:
+they make of them: the second time they lie in a cache. VID's distance has no norms. Bytes for [B, C, H, W] features, forward:
 student and teacher read, five numbers a channel written. Backward: both read, each wanted gradient
 written. One launch each way. Any strides: the threads follow whichever of positions and channels
 is dense.
@@ -42,6 +42,7 @@ def afds_fwd_kernel(
     stride_tw,
     FLAT_S: tl.constexpr,
     FLAT_T: tl.constexpr,
+    NORMALISES: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
@@ -53,21 +54,26 @@ def afds_fwd_kernel(
     dtype = distance.dtype.element_ty
     rows_s = student + b * stride_sb + c[:, None] * stride_sc
     rows_t = teacher + b * stride_tb + c[:, None] * stride_tc
-    first = tl.zeros([BLOCK_C, BLOCK_N], dtype)
-    second = tl.zeros([BLOCK_C, BLOCK_N], dtype)
-    for begin in range(0, positions, BLOCK_N):
-        n = begin + tl.arange(0, BLOCK_N)[None, :]
-        mask = valid[:, None] & (n < positions)
-        at_s = rows_s + offsets(n, width, stride_sh, stride_sw, FLAT_S)
-        at_t = rows_t + offsets(n, width, stride_th, stride_tw, FLAT_T)
-        s = tl.load(at_s, mask=mask, other=0.0).to(dtype)
-        t = tl.load(at_t, mask=mask, other=0.0).to(dtype)
-        first += s * s
-        second += t * t
-    norm_s = _norm(tl.sum(first, 1))
-    norm_t = _norm(tl.sum(second, 1))
-    inverse_s = _over(1.0, norm_s, eps_high, eps_low)
-    inverse_t = _over(1.0, norm_t, eps_high, eps_low)
+    norm_s = tl.zeros([BLOCK_C], dtype)
+    norm_t = tl.zeros([BLOCK_C], dtype)
+    inverse_s = tl.full([BLOCK_C], 1.0, dtype)
+    inverse_t = tl.full([BLOCK_C], 1.0, dtype)
+    if NORMALISES:
+        first = tl.zeros([BLOCK_C, BLOCK_N], dtype)
+        second = tl.zeros([BLOCK_C, BLOCK_N], dtype)
+        for begin in range(0, positions, BLOCK_N):
+            n = begin + tl.arange(0, BLOCK_N)[None, :]
+            mask = valid[:, None] & (n < positions)
+            at_s = rows_s + offsets(n, width, stride_sh, stride_sw, FLAT_S)
+            at_t = rows_t + offsets(n, width, stride_th, stride_tw, FLAT_T)
+            s = tl.load(at_s, mask=mask, other=0.0).to(dtype)
+            t = tl.load(at_t, mask=mask, other=0.0).to(dtype)
+            first += s * s
+            second += t * t
+        norm_s = _norm(tl.sum(first, 1))
+        norm_t = _norm(tl.sum(second, 1))
+        inverse_s = _over(1.0, norm_s, eps_high, eps_low)
+        inverse_t = _over(1.0, norm_t, eps_high, eps_low)
     first = tl.zeros([BLOCK_C, BLOCK_N], dtype)
     second = tl.zeros([BLOCK_C, BLOCK_N], dtype)
     for begin in range(0, positions, BLOCK_N):
@@ -177,7 +183,7 @@ def afds_bwd_kernel(
 
 
 def afds_fwd_triton(
-    student: Tensor, teacher: Tensor, eps: float, submit: Submit = run_all
+    student: Tensor, teacher: Tensor, eps: float | None, submit: Submit = run_all
 ) -> tuple[Tensor, Tensor]:
     """The operator `afds_fwd` of amd_fused/losses/afds/operator.py."""
     batch, channels, height, width = student.shape
@@ -187,7 +193,8 @@ def afds_fwd_triton(
     block_c, block_n = tile_of(student, dtype)
     # Triton takes a Python number as float32: a second one has the digits that float64 keeps.
     # Beyond the range of float32 every channel is as good as 0.
-    eps = min(eps, torch.finfo(torch.float32).max)
+    normalises = eps is not None
+    eps = min(eps or 0.0, torch.finfo(torch.float32).max)
     eps_high = float(torch.tensor(eps, dtype=torch.float32))
     (flat_s, *strides_s), (flat_t, *strides_t) = strides(student), strides(teacher)
     launch = Launch(
@@ -197,7 +204,13 @@ def afds_fwd_triton(
             student, teacher, distance, numbers, channels, height * width, width,
             eps_high, eps - eps_high, *strides_s, *strides_t,
         ),
-        {"FLAT_S": flat_s, "FLAT_T": flat_t, "BLOCK_C": block_c, "BLOCK_N": block_n},
+        {
+            "FLAT_S": flat_s,
+            "FLAT_T": flat_t,
+            "NORMALISES": normalises,
+            "BLOCK_C": block_c,
+            "BLOCK_N": block_n,
+        },
     )  # fmt: skip
     with on_device(student.device):
         submit([launch])

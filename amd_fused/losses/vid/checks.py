@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from amd_fused._backends.kernels import BACKENDS
 from amd_fused.losses._common.value_checks import (
     LARGEST,
+    choice,
     number,
     optional_weights,
     positive,
 )
 
 
-def vid_options(owner: str, *, eps: Any, layer_weights: Any) -> None:
+def vid_options(owner: str, *, eps: Any, layer_weights: Any, backend: Any) -> None:
     """The options of ``vid_loss``."""
     positive(owner, "eps", eps)
     optional_weights(owner, "layer_weights", layer_weights)
+    choice(owner, "backend", backend, BACKENDS)
 
 
 def initial_variance(owner: str, value: Any, eps: float) -> None:

@@ -33,7 +33,7 @@ class VIDLoss(_Loss):
         teacher_channels: channels C_T of the teacher's; as many.
         hidden_channels: channels between the three convolutions of a regressor; default C_T.
         initial_variance: the variance that each channel begins with, > eps.
-        eps, layer_weights: as in :func:`vid_loss`.
+        eps, layer_weights, backend: as in :func:`vid_loss`.
 
     ``regressors`` and ``rhos`` are trained: give ``criterion.parameters()`` to the optimiser. They
     follow the features to their device when called; under torch.compile they must be there already.
@@ -67,9 +67,10 @@ class VIDLoss(_Loss):
         initial_variance: float = 5.0,
         eps: float = 1e-5,
         layer_weights: Sequence[float] | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        checks.vid_options(_OWNER, eps=eps, layer_weights=layer_weights)
+        checks.vid_options(_OWNER, eps=eps, layer_weights=layer_weights, backend=backend)
         checks.initial_variance(_OWNER, initial_variance, eps)
         self.student_channels = layer_checks.counts(_OWNER, "student_channels", student_channels)
         self.teacher_channels = layer_checks.counts(_OWNER, "teacher_channels", teacher_channels)
@@ -81,6 +82,7 @@ class VIDLoss(_Loss):
         self.hidden_channels = hidden_channels
         self.initial_variance = initial_variance
         self.eps = eps
+        self.backend = backend
         # A copy: the caller's list may change later.
         self.layer_weights = None if layer_weights is None else list(layer_weights)
         self.regressors = nn.ModuleList(
@@ -106,7 +108,12 @@ class VIDLoss(_Loss):
             for regressor, rho, a_s in zip(self.regressors, self.rhos, students, strict=True)
         ]
         return vid_loss(
-            means, teachers, list(self.rhos), eps=self.eps, layer_weights=self.layer_weights
+            means,
+            teachers,
+            list(self.rhos),
+            eps=self.eps,
+            layer_weights=self.layer_weights,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -117,6 +124,7 @@ class VIDLoss(_Loss):
             "initial_variance",
             "eps",
             "layer_weights",
+            "backend",
         )
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 

@@ -1,7 +1,8 @@
 // Operator afds_fwd: a channel is gone through twice, for its norms and for the distance of what
-// they make of it. The second time it lies in a cache.
+// they make of it. The second time it lies in a cache. VID's distance has no norms.
 
 #include <cmath>
+#include <optional>
 #include <tuple>
 
 #include "afds_tiles.h"
@@ -14,8 +15,11 @@ int64_t cached_channels(int64_t positions) {
   return std::min(kMostChannels, std::max(kLeastChannels, fitting));
 }
 
-// A channel of zeros has no direction: it stays zeros, without gradient.
-double inverse(double norm, double eps) { return norm == 0 ? 0 : 1 / (norm + eps); }
+// A channel of zeros has no direction: it stays zeros, without gradient. Without an eps channels
+// are compared as they are, and their norms count as 0.
+double inverse(double norm, std::optional<double> eps) {
+  return !eps ? 1 : norm == 0 ? 0 : 1 / (norm + *eps);
+}
 
 double by(double norm, double x) { return norm == 0 ? 0 : x / norm; }
 
@@ -23,7 +27,7 @@ double by(double norm, double x) { return norm == 0 ? 0 : x / norm; }
 template <typename T>
 struct Forward {
   MapRows s, t;
-  double eps;
+  std::optional<double> eps;
   T* distance;      // [B, C]
   AfdsRow<T>* row;  // [B, C]
   const AfdsKernels<T>& kernel = row_kernels<T>().afds;
@@ -46,7 +50,7 @@ struct Forward {
       tile[1] = t.read(b, c, begin, length, buffer[1]);
     };
     AfdsSums squares{};
-    for (int64_t begin = 0; begin < count; begin += kTile) {
+    for (int64_t begin = 0; eps && begin < count; begin += kTile) {
       const int64_t length = std::min(kTile, count - begin);
       read(begin, length);
       const AfdsSums found = kernel.squares(tile[0], tile[1], length);
@@ -59,7 +63,7 @@ struct Forward {
     AfdsSums sums{};
     for (int64_t begin = 0; begin < count; begin += kTile) {
       const int64_t length = std::min(kTile, count - begin);
-      if (count > kTile) read(begin, length);
+      if (count > kTile || !eps) read(begin, length);
       const AfdsSums found =
           kernel.distances(tile[0], tile[1], length, row[index].inverse_s, row[index].inverse_t);
       sums.first += found.first;
@@ -74,9 +78,10 @@ struct Forward {
 template <typename T>
 void Forward<T>::pixels(int64_t b, int64_t first, int64_t channels) const {
   alignas(64) T sums[4][kMostChannels] = {}, inverses[2][kMostChannels] = {};
-  over_pixels<T>(s, t, b, first, channels, [&](const AfdsPixels<T>& tile, int64_t) {
-    kernel.pixel_squares(tile, sums[0], sums[1]);
-  });
+  if (eps)
+    over_pixels<T>(s, t, b, first, channels, [&](const AfdsPixels<T>& tile, int64_t) {
+      kernel.pixel_squares(tile, sums[0], sums[1]);
+    });
   AfdsRow<T>* const rows = row + b * s.x.channels + first;
   for (int64_t c = 0; c < channels; ++c) {
     rows[c].inverse_s = inverses[0][c] = T(inverse(norm_of(sums[0][c]), eps));
@@ -91,7 +96,8 @@ void Forward<T>::pixels(int64_t b, int64_t first, int64_t channels) const {
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher, double eps) {
+std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
+                                   std::optional<double> eps) {
   constexpr Scalar kDtype = sizeof(T) == 8 ? Scalar::Double : Scalar::Float;
   const int64_t batch = student.size(0), channels = student.size(1);
   Tensor distance = torch::stable::new_empty(student, {batch, channels}, kDtype);
@@ -108,7 +114,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
 }
 
 // Schema and meaning of the arguments: amd_fused/losses/afds/operator.py.
-std::tuple<Tensor, Tensor> afds_fwd(Tensor student, Tensor teacher, double eps) {
+std::tuple<Tensor, Tensor> afds_fwd(Tensor student, Tensor teacher, std::optional<double> eps) {
   return any_double({student, teacher}) ? forward<double>(student, teacher, eps)
                                         : forward<float>(student, teacher, eps);
 }

@@ -11,7 +11,7 @@ from measures import relative_error
 
 from amd_fused import AFDSLoss, afds_loss, reference
 
-FUSED = ["cpp", "triton"]
+FUSED = ["cpp", "triton", "cuda"]
 ALL = ["reference", *FUSED]
 
 

@@ -14,7 +14,7 @@ from measures import relative_error
 
 from amd_fused import afds_loss, reference
 
-FUSED = ["cpp", "triton"]
+FUSED = ["cpp", "triton", "cuda"]
 every_backend = pytest.mark.parametrize("backend", FUSED, indirect=True)
 with_reference = pytest.mark.parametrize("backend", ["reference", *FUSED], indirect=True)
 # 56x56 and more: the Jacobians of the oracle are as large as the map squared.

@@ -19,7 +19,8 @@ COPY = ROOT / "build" / "sanitize"
 PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml")
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 TESTS = [
-    f"tests/losses/{loss}" for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh", "afds")
+    f"tests/losses/{loss}"
+    for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh", "afd", "afds", "vid")
 ]
 # One number past the end of a row's gradient.
 PLANT = (

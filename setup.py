@@ -4,8 +4,9 @@ A library that cannot be built is left out and the package still installs: `amd_
 keeps the reason, and `amd_fused.backends()` tells it. Environment variables: AMD_FUSED_CPP=0 and
 AMD_FUSED_CUDA=0 leave the C++ and the CUDA kernels out, 1 fails where they cannot be built; left to
 themselves, CUDA's are built where there are nvcc and a torch with CUDA. TORCH_CUDA_ARCH_LIST says
-for which GPUs; DEBUG=1 builds for a debugger; CXX and CUDA_HOME name the compilers. What is
-compiled is in csrc/extensions.py, everything else about the package in pyproject.toml.
+for which GPUs; DEBUG=1 builds for a debugger; CXX and CUDA_HOME name the compilers;
+AMD_FUSED_REPOSITORY is where the sources are shown. What is compiled is in csrc/extensions.py,
+everything else about the package in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -170,10 +171,38 @@ class BdistWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
+def description(repository: str) -> str:
+    """The README for a package's page, where no file lies beside it: links lead to the repository
+    of this version, and where that is not known only their text is left."""
+    package = (ROOT / PACKAGE / "__init__.py").read_text()
+    version = re.search(r'^__version__ = "(.+)"$', package, re.MULTILINE)
+    assert version is not None
+
+    def held(match: re.Match[str]) -> str:
+        picture, text, target = match["picture"], match["text"], match["target"]
+        if target is None or "://" in target:  # a block of code, or absolute already
+            return match.group()
+        if not repository:
+            return "" if picture else text
+        path = f"README.md{target}" if target.startswith("#") else target
+        kind = "raw" if picture else "blob"
+        return f"{picture}[{text}]({repository}/{kind}/v{version.group(1)}/{path})"
+
+    links = r"```.*?```|(?P<picture>!?)\[(?P<text>[^\]]+)\]\((?P<target>[^)\s]+)\)"
+    return re.sub(links, held, (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
 # Importing torch takes seconds, and pip asks for the metadata twice before it builds.
 only_metadata = {"dist_info", "egg_info", "sdist"} & set(sys.argv)
 extensions = [] if only_metadata else declare_extensions()
 commands = {"build": Build, "write_build_record": WriteBuildRecord, "bdist_wheel": BdistWheel}
 if extensions:
     commands["build_ext"] = build_ext_command()
-setuptools.setup(ext_modules=extensions, cmdclass=commands)
+repository = os.environ.get("AMD_FUSED_REPOSITORY", "")
+setuptools.setup(
+    ext_modules=extensions,
+    cmdclass=commands,
+    long_description=description(repository),
+    long_description_content_type="text/markdown",
+    project_urls={"Source": repository} if repository else {},
+)

@@ -35,6 +35,7 @@ def choose(
     backend: str,
     device_type: str,
     among: tuple[str, ...] = KERNELS["amd"],
+    plain: str = "reference",
 ) -> str:
     """The backend that a call runs on: a named one or an error; only "auto" may choose.
 
@@ -44,6 +45,7 @@ def choose(
         device_type: of the input tensors.
         among: the fused backends that have kernels of this loss. The environment variable speaks
             for the whole package: it leaves losses alone that lack the backend it names.
+        plain: what "auto" takes where none of them is usable; of the reference it warns.
 
     Raises:
         RuntimeError: the named backend cannot run here, not on this device, or has no such kernel.
@@ -63,9 +65,11 @@ def choose(
     if backend == "auto":
         order = [name for name in _AUTO_ORDER.get(device_type, ("reference",)) if name in usable]
         chosen = next(name for name in order if _state(name) == "usable")
-        if chosen == "reference":
+        if chosen != "reference":
+            return chosen
+        if plain == "reference":
             _warn_reference(owner, device_type, among)
-        return chosen
+        return plain
     if backend not in usable:
         raise RuntimeError(
             f"{owner}: backend {backend!r} has no kernels of this loss; "

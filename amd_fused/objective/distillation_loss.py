@@ -11,6 +11,7 @@ from torch.nn.modules.loss import _Loss
 
 from amd_fused.losses._common import value_checks
 from amd_fused.losses.amd import AMDLoss
+from amd_fused.losses.kd.checks import whole
 from amd_fused.losses.kd.function import kd_loss
 from amd_fused.objective import terms
 from amd_fused.objective.terms import OWNER, FeatureLosses, Loss
@@ -54,6 +55,11 @@ class DistillationLoss(_Loss):
             tensor; default ``kd_loss`` with the temperature. If it has a method ``normalize`` of
             the same two arguments, as :class:`SphericalKDLoss` does, the cross-entropy sees the
             student logits that it returns (while kd_weight > 0).
+        ignore_index: the label of positions that do not count, in the cross-entropy and in the
+            logit loss, if that is the default one, or a :class:`KDLoss` or
+            :class:`SphericalKDLoss` of the same ``ignore_index``; each is 0 where none counts.
+            None: the cross-entropy leaves -100 out, as F.cross_entropy does, and the logit loss
+            nothing.
 
     A loss whose third positional parameter has no default, such as :class:`NDLoss`, is given
     ``target`` too. A feature loss with a parameter ``indices`` without a default, such as
@@ -62,9 +68,10 @@ class DistillationLoss(_Loss):
     ``DistillationLoss(feature_weight=0)(student_logits, teacher_logits, target)`` is plain KD.
 
     Called with:
-        student_logits: [B, K], any floating dtype.
-        teacher_logits: [B, K].
-        target: class indices [B] or class probabilities [B, K] (Mixup), as F.cross_entropy takes.
+        student_logits: [B, K] or dense [B, K, ...], any floating dtype.
+        teacher_logits: of the same shape.
+        target: class indices [B, ...] or class probabilities [B, K, ...] (Mixup), as
+            F.cross_entropy takes.
         student_features, teacher_features: what ``feature_loss`` takes; for ``AMDLoss`` a tensor
             or a list of tensors [B, C, H, W]. For several losses either the same for all, or a
             dict with each loss's own by its name.
@@ -101,6 +108,7 @@ class DistillationLoss(_Loss):
         | None = None,
         *,
         logit_loss: Loss | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         weights = {"ce_weight": ce_weight, "kd_weight": kd_weight, "feature_weight": feature_weight}
@@ -110,6 +118,9 @@ class DistillationLoss(_Loss):
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
         self.temperature = temperature
+        if ignore_index is not None:
+            whole(OWNER, "ignore_index", ignore_index)
+        self.ignore_index = ignore_index
         self.feature_weight = feature_weight
         self.feature_loss = _feature_loss(feature_loss, feature_weight)
         self.logit_loss = _logit_loss(logit_loss, temperature)
@@ -121,6 +132,7 @@ class DistillationLoss(_Loss):
         self._feature_takes_target = terms.takes_target(self.feature_loss)
         self._feature_takes_indices = terms.takes_indices(self.feature_loss)
         self._logit_takes_target = logit_loss is not None and terms.takes_target(logit_loss)
+        self._logit_takes_labels = terms.takes_labels(logit_loss, ignore_index)
         self.parts: dict[str, Tensor] = {}
 
     def forward(
@@ -161,6 +173,8 @@ class DistillationLoss(_Loss):
             return found
         needed_by = "ce_weight" if self.ce_weight > 0 else "kd_weight"
         z_s = terms.logits("student_logits", student_logits, needed_by)
+        if self.ignore_index is not None:
+            target = terms.labels(terms.given("target", target, needed_by), self.ignore_index)
         if self.kd_weight > 0:
             z_t = terms.logits("teacher_logits", teacher_logits, "kd_weight")
         if self.ce_weight > 0:
@@ -168,7 +182,9 @@ class DistillationLoss(_Loss):
             normalize = getattr(self.logit_loss, "normalize", None)
             if self.kd_weight > 0 and callable(normalize):
                 seen = terms.widened(normalize(seen, terms.widened(z_t)))
-            found.append(("ce", self.ce_weight, terms.cross_entropy(seen, target)))
+            found.append(
+                ("ce", self.ce_weight, terms.cross_entropy(seen, target, self.ignore_index))
+            )
         if self.kd_weight > 0:
             found.append(("kd", self.kd_weight, self._logit_term(z_s, z_t, target)))
         return found
@@ -176,11 +192,15 @@ class DistillationLoss(_Loss):
     def _logit_term(self, z_s: Tensor, z_t: Tensor, target: Any) -> Tensor:
         if self.logit_loss is None:
             terms.same_classes(z_s, z_t)
-            return kd_loss(z_s, z_t, self.temperature)
+            if self.ignore_index is None:
+                return kd_loss(z_s, z_t, self.temperature)
+            labels = {"target": target, "ignore_index": self.ignore_index}
+            return kd_loss(z_s, z_t, self.temperature, **labels)
         inputs = [terms.widened(z_s), terms.widened(z_t)]
         if self._logit_takes_target:
             inputs.append(terms.given("target", target, "kd_weight"))
-        return terms.scalar("logit_loss", self.logit_loss(*inputs))
+        named = {"target": target} if self._logit_takes_labels else {}
+        return terms.scalar("logit_loss", self.logit_loss(*inputs, **named))
 
     def _feature_terms(
         self, student: Any, teacher: Any, target: Any, indices: Any
@@ -202,6 +222,8 @@ class DistillationLoss(_Loss):
         names = ["ce_weight", "kd_weight"]
         if self.logit_loss is None:
             names.append("temperature")
+        if self.ignore_index is not None:
+            names.append("ignore_index")
         if self.feature_weight == 0 or not isinstance(self.feature_loss, FeatureLosses):
             names.append("feature_weight")
         for name in ("feature_loss", "logit_loss"):

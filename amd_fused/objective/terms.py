@@ -138,20 +138,25 @@ def of_samples(indices: Any, target: Any) -> dict[str, Any]:
     return {"indices": given("indices", indices, "feature_weight")}
 
 
-def cross_entropy(z_s: Tensor, target: Tensor | None) -> Tensor:
-    """Eq. 2, for class indices [B] or probabilities [B, K]."""
+def cross_entropy(z_s: Tensor, target: Tensor | None, ignore_index: int | None = None) -> Tensor:
+    """Eq. 2, for class indices [B, ...] or probabilities [B, K, ...]; of the positions that count,
+    where there is an ``ignore_index``, and 0 where none does."""
     if not isinstance(given("target", target, "ce_weight"), Tensor):
         raise TypeError(f"{OWNER}: target must be a tensor, got {type(target).__name__}")
     assert target is not None
     soft = target.is_floating_point()
-    expected = z_s.shape if soft else z_s.shape[:1]
+    expected = z_s.shape if soft else (z_s.shape[0], *z_s.shape[2:])
     if target.shape != expected:
-        rule = "probabilities [B, K]" if soft else "class indices [B]"
+        rule = "probabilities [B, K, ...]" if soft else "class indices [B, ...]"
         raise ValueError(
             f"{OWNER}: target must be {rule} with shape {tuple(expected)} for student_logits of "
             f"shape {tuple(z_s.shape)}, got shape {tuple(target.shape)}"
         )
     target = saving.kept_by_autograd(target.to(z_s.dtype if soft else torch.int64))
+    if not soft and ignore_index is not None:
+        counted = (target != ignore_index).sum().clamp(min=1).to(z_s.dtype)
+        total = F.cross_entropy(z_s, target, ignore_index=ignore_index, reduction="sum")
+        return total / counted
     if not soft:
         return F.cross_entropy(z_s, target)
     # F.cross_entropy is NaN where the student masks a class by -Inf: 0 * -Inf. A class without a
@@ -161,8 +166,31 @@ def cross_entropy(z_s: Tensor, target: Tensor | None) -> Tensor:
     return -(target * log_p).sum(1).mean()
 
 
+def labels(target: Any, ignore_index: int) -> Tensor:
+    """Class indices, which alone may be ``ignore_index``."""
+    if not isinstance(target, Tensor) or target.is_floating_point():
+        found = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise TypeError(
+            f"{OWNER}: target must be class indices where ignore_index is given ({ignore_index}), "
+            f"got {found}"
+        )
+    return target
+
+
+def takes_labels(logit_loss: Any, ignore_index: int | None) -> bool:
+    """Whether a logit loss leaves positions out by their labels, as KDLoss does."""
+    if ignore_index is None or not hasattr(logit_loss, "ignore_index"):
+        return False
+    if logit_loss.ignore_index != ignore_index:
+        raise ValueError(
+            f"{OWNER}: ignore_index must be that of logit_loss, {logit_loss.ignore_index}, got "
+            f"{ignore_index}"
+        )
+    return True
+
+
 def logits(name: str, value: Any, weight: str) -> Tensor:
-    """Logits [B, K] of a floating dtype."""
+    """Logits [B, K, ...] of a floating dtype."""
     if not isinstance(given(name, value, weight), Tensor):
         raise TypeError(f"{OWNER}: {name} must be a tensor, got {type(value).__name__}")
     if not value.is_floating_point():

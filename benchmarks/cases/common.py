@@ -38,12 +38,17 @@ def variants(
     ]
 
 
-def beside_released(function: Loss, released: Loss, oracle: Loss) -> list[Variant]:
-    """Ours where it is torch's operators on any device; the peers are the released code's lines."""
+def beside_released(
+    function: Loss, released: Loss, oracle: Loss, ours: str = "torch"
+) -> list[Variant]:
+    """Ours where a backend is no choice of the call's; the peers are the released code's lines.
+
+    ours: what it runs on, for the title.
+    """
     torch.compiler.reset()
     compiled = torch.compile(released, dynamic=False)
     return [
-        Variant("amd_fused", "amd_fused (torch)", function, oracle, peer=False),
+        Variant("amd_fused", f"amd_fused ({ours})", function, oracle, peer=False),
         Variant(EAGER, "eager released style", released, oracle),
         Variant(COMPILED, "torch.compile released style", compiled, oracle, compiles=True),
     ]

@@ -113,7 +113,7 @@ def crd(
     samples: Tensor,
     log_normalizers: Tensor,
 ) -> Tensor:
-    """The released code's lines behind its linear layers: the rows of the candidates, one by one."""
+    """The released code's lines behind its linear layers: the candidates' rows, one by one."""
     batch, noise = len(samples), (samples.shape[1] - 1) / len(student_bank)
 
     def contrast(e: Tensor, bank: Tensor, log_z: Tensor) -> Tensor:

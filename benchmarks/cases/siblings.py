@@ -56,11 +56,14 @@ class Subject:
         shapes, tiny: in order of size, and one for the tests.
         dtypes: by default.
         layout: ROWS, whose losses take a tensor a side, or MAPS.
-        backends: with kernels of this loss; none if ours is torch's operators on any device.
+        backends: with kernels of this loss; none if ours is torch's operators on any device, or
+            shapes decide.
+        runs_on: ours without backends, for the title.
         draw: of ROWS, ``draw(normal, shape, dtype)``: (student, teacher, *constants).
         ideal: of ROWS, the bytes of a shape and dtype.
         constants: of MAPS, ``constants(normal, shape, batch)``: what the loss takes besides
-            features; where it has backends, a list with a tensor a layer.
+            features.
+        by_layer: they are a tensor a layer, which the loss takes as a list.
         teacher_again: of MAPS, backward reads the teacher's features too.
         flops: of a shape, where products count.
         released: the released code's lines, a peer, or the only ones where there are no backends.
@@ -74,9 +77,11 @@ class Subject:
     dtypes: Sequence[str] = ("float32",)
     layout: str = ROWS
     backends: tuple[str, ...] = ("triton", "cpp")
+    runs_on: str = "torch"
     draw: Callable[..., tuple[Tensor, ...]] | None = None
     ideal: Callable[[Rows, torch.dtype], IdealBytes] | None = None
     constants: Callable[..., tuple[Tensor, ...]] | None = None
+    by_layer: bool = False
     teacher_again: bool = False
     flops: Callable[[Any, torch.device], Flops] | None = None
     released: Loss | None = None
@@ -116,8 +121,8 @@ class Subject:
         oracle = getattr(amd_fused.reference, self.loss)
         call = common.of_tensors if self.layout == ROWS else lambda loss: loss
         if self.released and not self.backends:
-            return common.beside_released(call(function), self.released, call(oracle))
-        if self.constants:
+            return common.beside_released(call(function), self.released, call(oracle), self.runs_on)
+        if self.by_layer:
             call = common.of_layers
         made = common.variants(function, oracle, device, self.backends, call)
         if self.released:
@@ -170,7 +175,9 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         _EQUAL,
         layout=MAPS,
+        backends=("triton", "cuda", "cpp"),
         constants=rows.draw_variances,
+        by_layer=True,
         teacher_again=True,
     ),
     # Embeddings of both sides, mapped to 128 numbers. The weight is RepDistiller's, as CRD's.
@@ -190,6 +197,7 @@ SUBJECTS = {
         (Rows(64, 128, 50000), Rows(16, 128, 1281167)),
         Rows(4, 5, 30),
         backends=(),
+        runs_on="by its shape",
         draw=rows.draw_contrasted,
         ideal=rows.crd_bytes,
         released=released.crd,
@@ -201,7 +209,6 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         SHAPES["tiny"],
         layout=MAPS,
-        backends=(),
         constants=rows.draw_attention,
         released=released.afd,
         weight=200.0,
@@ -212,7 +219,9 @@ SUBJECTS = {
         (SHAPES["imagenet-resnet"],),
         _EQUAL,
         layout=MAPS,
+        backends=("triton", "cuda", "cpp"),
         constants=rows.draw_importance,
+        by_layer=True,
         teacher_again=True,
         weight=500.0,
     ),

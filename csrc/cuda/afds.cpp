@@ -13,8 +13,13 @@ namespace amd_fused {
 namespace {
 
 AfdsMap map_of(const Features& x) {
-  return {x.data,     x.stride_b, x.stride_c,         x.stride_h,
-          x.stride_w, x.storage,  int32_t(itemsize_of(x.storage))};
+  return {x.data,
+          x.stride_b,
+          x.stride_c,
+          x.stride_h,
+          x.stride_w,
+          x.storage,
+          int32_t(itemsize_of(x.storage))};
 }
 
 // 16 bytes at a time where every map has the same elements and whole slots of them.
@@ -41,17 +46,17 @@ AfdsArgs<T> cut(const std::vector<Features>& maps, int64_t batch) {
   args.width = int32_t(x.width);
   for (int side = 0; side < 2; ++side) args.side[side] = map_of(maps[side]);
   const int64_t elements = args.wide ? 16 / itemsize_of(x.storage) : 1;
-  args.team = args.pixels ? int32_t(std::min<int64_t>(kAfdsSlots, x.channels / elements))
-                          : int32_t(std::min<int64_t>(
-                                kAfdsThreads,
-                                next_power_of_2(ceil_div(x.positions(), elements * kAfdsLoads))));
+  args.team =
+      args.pixels
+          ? int32_t(std::min<int64_t>(kAfdsSlots, x.channels / elements))
+          : int32_t(std::min<int64_t>(
+                kAfdsThreads, next_power_of_2(ceil_div(x.positions(), elements * kAfdsLoads))));
   return args;
 }
 
 template <typename T>
 int64_t blocks_of(const AfdsArgs<T>& args) {
-  if (!args.pixels)
-    return ceil_div(int64_t(args.batch) * args.channels, kAfdsThreads / args.team);
+  if (!args.pixels) return ceil_div(int64_t(args.batch) * args.channels, kAfdsThreads / args.team);
   const int64_t elements = args.wide ? 16 / args.side[0].itemsize : 1;
   return args.batch * ceil_div(args.channels / elements, args.team);
 }
@@ -74,8 +79,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& student, const Tensor& teacher,
 }
 
 template <typename T>
-void backward(const Tensor& grad_distance, const Tensor& numbers,
-              const std::vector<Features>& maps, const std::vector<bool>& needs_grad) {
+void backward(const Tensor& grad_distance, const Tensor& numbers, const std::vector<Features>& maps,
+              const std::vector<bool>& needs_grad) {
   const OnDevice device(grad_distance);
   AfdsArgs<T> args = cut<T>(maps, grad_distance.size(0));
   size_t next = 2;

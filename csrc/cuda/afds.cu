@@ -1,6 +1,6 @@
-// Kernels of the AFDS loss, and of VID's: forward a block goes through its channels twice, for their
-// norms and for the distance of what they make of them, the second time out of a cache; backward
-// once.
+// Kernels of the AFDS loss, and of VID's: forward a block goes through its channels twice, for
+// their norms and for the distance of what they make of them, the second time out of a cache;
+// backward once.
 
 #include "afds.cuh"
 #include "launch.h"
@@ -160,8 +160,8 @@ __global__ void __launch_bounds__(kAfdsThreads, 2)
   Factors<T> factors[kAfdsPacket<T>];
 #pragma unroll
   for (int k = 0; k < kAfdsPacket<T>; ++k)
-    factors[k] = factors_of(args, place.b,
-                            place.c + (args.pixels && k < afds_elements(args) ? k : 0));
+    factors[k] =
+        factors_of(args, place.b, place.c + (args.pixels && k < afds_elements(args) ? k : 0));
   const int64_t stride_s = afds_stride(args, s), stride_t = afds_stride(args, t);
 #pragma unroll 2
   for (int slot = place.first; slot < place.count; slot += place.step) {
@@ -177,8 +177,7 @@ __global__ void __launch_bounds__(kAfdsThreads, 2)
         using S = decltype(zero);
 #pragma unroll
         for (int k = 0; k < kElements<S>; ++k)
-          put(bits, k,
-              S(factors[k].gradient(side, get<T, S>(bits_s, k), get<T, S>(bits_t, k))));
+          put(bits, k, S(factors[k].gradient(side, get<T, S>(bits_s, k), get<T, S>(bits_t, k))));
       });
       char* const out = afds_begin(to, place) + slot * afds_stride(args, to);
       __stwb(reinterpret_cast<uint4*>(out), bits);

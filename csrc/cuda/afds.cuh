@@ -33,8 +33,12 @@ __device__ __forceinline__ AfdsPlace afds_place(const AfdsArgs<T>& args) {
   }
   const int64_t channel = int64_t(blockIdx.x) * teams + team;
   const bool active = channel < int64_t(args.batch) * args.channels;
-  return {channel / args.channels, int(channel % args.channels),         member,
-          args.team,               active ? positions / elements : 0, active};
+  return {channel / args.channels,
+          int(channel % args.channels),
+          member,
+          args.team,
+          active ? positions / elements : 0,
+          active};
 }
 
 __device__ __forceinline__ char* afds_begin(const AfdsMap& map, const AfdsPlace& place) {

@@ -48,8 +48,8 @@ def _crd(student: Tensor, teacher: Tensor) -> Tensor:
     return amd_fused.crd_loss(student, teacher, *BANKS, samples, LOG_Z, temperature=1.0)
 
 
-def _afd(student: Tensor, teacher: Tensor) -> Tensor:
-    return amd_fused.afd_loss(student, teacher, SHARE.expand(len(student), 1, 1))
+def _afd(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
+    return amd_fused.afd_loss(student, teacher, SHARE.expand(len(student), 1, 1), **options)
 
 
 def _afds(student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
@@ -73,11 +73,11 @@ LOSSES = {
     "vid_loss": Loss("maps", _vid, CPU),
     "cc_loss": Loss("embeddings", amd_fused.cc_loss, ()),
     "crd_loss": Loss("embeddings", _crd, ()),
-    "afd_loss": Loss("maps", _afd, ()),
+    "afd_loss": Loss("maps", _afd, CPU),
     "afds_loss": Loss("maps", _afds, CPU),
 }
 # Of torch's differentiable operators alone, which know second derivatives and transforms.
-PLAIN = ("cc_loss", "afd_loss")
+PLAIN = ("cc_loss",)
 # A loss without backends once; the others on each.
 FORMS: dict[str, tuple[str, dict[str, str]]] = {
     f"{name} {backend}".strip(): (name, {"backend": backend} if backend else {})

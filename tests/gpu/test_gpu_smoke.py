@@ -76,6 +76,10 @@ SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
     ],
     "lsh_loss": lambda: [drawn(0, 6, 640), drawn(1, 6, 640), drawn(2, 64, 640), drawn(3, 64)],
     "at_loss": lambda: [drawn(0, 2, 9, 7, 7), drawn(1, 2, 6, 7, 7)],
+    "afd_loss": lambda: [
+        *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 300, 37, 31)),
+        torch.ones(6, 1, 1, device=DEVICE),
+    ],
     "afds_loss": lambda: [
         *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31)),
         drawn(2, 6, 40).softmax(1),
@@ -90,6 +94,7 @@ FAMILY = {
     "nd_loss": "nd",
     "lsh_loss": "lsh",
     "at_loss": "amd",
+    "afd_loss": "afd",
     "afds_loss": "afds",
     "vid_loss": "vid",
 }

@@ -1,4 +1,4 @@
-"""The classes of docs/other-trainers.md do what it says, with Lightning and a stand-in of transformers."""
+"""The classes of docs/other-trainers.md, with Lightning and a stand-in of transformers."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ def made(kind: str) -> Tensor:
     shape = {
         "logits": (B, K), "embeddings": (B, D), "maps": (B, D, 4, 4), "means": (K, D),
         "planes": (H, D), "bias": (H,), "importance": (B, D), "variances": (D,),
+        "attention": (B, 1, 1),
     }[kind]  # fmt: skip
     return torch.randn(shape, generator=generator)
 
@@ -38,6 +39,7 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
         "embeddings", ("embeddings", "planes", "bias"), amd_fused.lsh_loss,
         ("reference", "cpp", "triton"),
     ),
+    "afd": ("maps", ("maps", "attention"), amd_fused.afd_loss, ("reference", "cpp", "triton")),
     "afds": (
         "maps", ("maps", "importance"), amd_fused.afds_loss,
         ("reference", "cpp", "triton", "cuda"),
@@ -84,7 +86,6 @@ PLAIN: dict[str, tuple[str, Callable[..., Tensor]]] = {
             torch.zeros(2), temperature=1.0,
         ),
     ),
-    "afd": ("maps", lambda s, t: amd_fused.afd_loss(s, t, torch.ones(B, 1, 1))),
 }  # fmt: skip
 
 

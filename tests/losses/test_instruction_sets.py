@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from amd_fused import (
+    afd_loss,
     afds_loss,
     amd_loss,
     backends,
@@ -37,7 +38,7 @@ needs_cpp = pytest.mark.skipif(backends()["cpp"] != "usable", reason=backends()[
 
 def everything() -> dict[str, list[Tensor]]:
     """The losses, and their gradients by both inputs, by what was computed."""
-    return dict([*amd(), *kd(), *nd(), *lsh(), *afds()])
+    return dict([*amd(), *kd(), *nd(), *lsh(), *afd(), *afds()])
 
 
 def amd() -> Iterator[tuple[str, list[Tensor]]]:
@@ -78,6 +79,15 @@ def lsh() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"lsh {dtype} {kind}", losses(lsh_loss, *pair, *planes, kind=kind)
 
 
+def afd() -> Iterator[tuple[str, list[Tensor]]]:
+    """Channels in stripes and a rest, of two vectors and more; positions of two blocks."""
+    layouts = (torch.contiguous_format, torch.channels_last)
+    for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (35, 37))):
+        pair = [draw((3, 37, *size), dtype, seed).to(memory_format=layout) for seed in (0, 1)]
+        attention = torch.ones(3, 1, 1)
+        yield f"afd {dtype} {layout} {size}", losses(afd_loss, *pair, attention)
+
+
 def afds() -> Iterator[tuple[str, list[Tensor]]]:
     layouts = (torch.contiguous_format, torch.channels_last)
     for dtype, layout, size in product(DTYPES, layouts, ((7, 7), (3, 5))):
@@ -116,7 +126,7 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
-    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 2 * 16
+    assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16
     for other in others:
         assert other.keys() == baseline.keys()
         for name, tensors in baseline.items():

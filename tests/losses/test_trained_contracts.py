@@ -190,11 +190,11 @@ CRITERIA: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     ),
     "crd": (
         lambda: amd_fused.CRDLoss(C, C, N, K, temperature=0.1, momentum=1, seed=2),
-        {"num_negatives": K, "temperature": 0.1, "momentum": 1, "seed": 2},
+        {"num_negatives": K, "temperature": 0.1, "momentum": 1, "seed": 2, "backend": "auto"},
     ),
     "afd": (
         lambda: amd_fused.AFDLoss(C, [C], attention_features=8),
-        {"teacher_channels": (C,), "attention_features": 8},
+        {"teacher_channels": (C,), "attention_features": 8, "backend": "auto"},
     ),
     "afds": (
         lambda: amd_fused.AFDSLoss((C, 6, 4), "se", eps=1e-5),
@@ -281,7 +281,7 @@ def test_layers_and_buffers_follow_the_features(name: str) -> None:
     if name == "crd":
         rows = [a[:, :, 0, 0] for a in pair]
         loss = criterion(*rows, torch.ones(B, dtype=torch.int64, device="meta"))
-    elif name in ("vid", "afds"):
+    elif name in ("vid", "afd", "afds"):
         with pytest.warns(UserWarning, match="plain PyTorch reference"):
             loss = call(name, criterion, *pair)
     else:

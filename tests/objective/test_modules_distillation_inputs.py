@@ -34,7 +34,12 @@ def test_a_missing_input_is_named_with_the_weight_that_needs_it(missing, weight)
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"student_logits": torch.ones(4, 10, 2)}, ValueError, r"student_logits must be \[B, K\]"),
+        ({"student_logits": torch.ones(4)}, ValueError, r"student_logits must be \[B, K\]"),
+        (
+            {"student_logits": torch.ones(4, 10, 2)},
+            ValueError,
+            r"target must be class indices .* of shape \(4, 10, 2\), got shape \(4,\)",
+        ),
         (
             {"student_logits": torch.ones(0, 10)},
             ValueError,
@@ -47,8 +52,12 @@ def test_a_missing_input_is_named_with_the_weight_that_needs_it(missing, weight)
             ValueError,
             r"same shape, got \(4, 10\) and \(4, 9\)",
         ),
-        ({"target": torch.ones(3).long()}, ValueError, r"class indices \[B\] with shape \(4,\)"),
-        ({"target": torch.ones(4, 9)}, ValueError, r"probabilities \[B, K\] with shape \(4, 10\)"),
+        (
+            {"target": torch.ones(3).long()},
+            ValueError,
+            r"class indices \[B, \.\.\.\] with shape \(4,\)",
+        ),
+        ({"target": torch.ones(4, 9)}, ValueError, r"\[B, K, \.\.\.\] with shape \(4, 10\)"),
         ({"target": [1, 2, 3, 4]}, TypeError, "target must be a tensor, got list"),
     ],
 )

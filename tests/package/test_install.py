@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -248,6 +249,33 @@ def test_a_wheel_without_compiled_kernels_is_one_for_any_platform(environment: E
     subprocess.run(command, cwd=environment.sources, env=variables, check=True, capture_output=True)
     (wheel,) = (environment.sources / "dist").iterdir()
     assert wheel.name == f"amd_fused-{amd_fused.__version__}-py3-none-any.whl"
+
+
+@pytest.mark.parametrize("repository", ["", "https://forge.example/somebody/amd_fused"])
+def test_the_readme_s_links_hold_on_a_package_s_page(
+    environment: Environment, repository: str
+) -> None:
+    command = [sys.executable, "setup.py", "--quiet", "dist_info", "--output-dir", "."]
+    variables = {**os.environ, "AMD_FUSED_REPOSITORY": repository}
+    subprocess.run(command, cwd=environment.sources, env=variables, check=True, capture_output=True)
+    (metadata,) = environment.sources.glob("*.dist-info/METADATA")
+    headers, _, page = metadata.read_text().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in headers
+    assert f"Project-URL: Source, {repository}" in headers or not repository
+    readme = (ROOT / "README.md").read_text()
+    assert re.findall("```.*?```", page, re.DOTALL) == re.findall("```.*?```", readme, re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub("```.*?```", "", page, flags=re.DOTALL))
+    version = f"v{amd_fused.__version__}"
+    if not repository:
+        assert [target for target in targets if "://" not in target] == []
+        return
+    assert f"{repository}/blob/{version}/README.md#citation" in targets
+    places = [target.removeprefix(f"{repository}/") for target in targets]
+    kinds = {kind: [p for p in places if p.startswith(f"{kind}/")] for kind in ("blob", "raw")}
+    assert len(kinds["blob"]) + len(kinds["raw"]) == len(targets)
+    assert {path.suffix for path in map(Path, kinds["raw"])} == {".png"}
+    for place in places:
+        assert (ROOT / place.split("/", 2)[2].partition("#")[0]).exists()
 
 
 def test_a_source_archive_has_what_its_tests_need(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
          "temperature": 0.07, "eps": 1e-7},
     ),
     "afd_loss": (
-        amd_fused.afd_loss, {"student": MAPS, "teacher": MAPS, "attention": torch.ones(3, 1, 1)},
+        amd_fused.afd_loss,
+        {"student": MAPS, "teacher": MAPS, "attention": torch.ones(3, 1, 1), "backend": "cpp"},
     ),
     "afds_loss": (
         amd_fused.afds_loss,

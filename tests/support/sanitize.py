@@ -20,7 +20,7 @@ PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 TESTS = [
     f"tests/losses/{loss}"
-    for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh", "afd", "afds", "vid")
+    for loss in ("amd", "at", "attention_map", "kd", "nd", "lsh", "crd", "afd", "afds", "vid")
 ]
 # One row past the end of torch's tensor of rows, in a file that compiles in seconds.
 PLANT = (

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from amd_fused.losses._common.triton.launch import Launch
+from amd_fused.losses.afd import triton as afd
 from amd_fused.losses.afds import triton as afds
 from amd_fused.losses.amd.options import AMDOptions, operands
 from amd_fused.losses.amd.triton import launcher as amd
 from amd_fused.losses.attention_map import triton as attention_map
+from amd_fused.losses.crd import triton as crd
 from amd_fused.losses.kd.triton import launcher as kd
 from amd_fused.losses.lsh import triton as lsh
 from amd_fused.losses.nd import triton as nd
@@ -117,6 +119,28 @@ def kd_cases() -> Described:
         yield case | {"norm": norm, "multiplier": multiplier}, collected
 
 
+def kd_map_cases() -> Described:
+    """Dense logits whose positions or whose classes lie side by side, all counted or not."""
+    for classes, dtype, norm, channels_last in (
+        (21, torch.float32, 0, False),
+        (21, torch.bfloat16, 0, True),
+        (150, torch.float32, 1, False),
+        (19, torch.float64, 2, False),
+    ):
+        collected: list[Launch] = []
+        shape = (4, 128 * 128, classes) if channels_last else (4, classes, 128 * 128)
+        z = torch.empty(shape, dtype=dtype, device="meta")
+        z = z.mT if channels_last else z
+        counted = torch.empty(4, 128 * 128, dtype=torch.bool, device="meta")
+        numbers = torch.tensor([4.0, 5.0], dtype=torch.float64)
+        loss, rows = kd.kd_map_fwd_triton(
+            z, z, counted, numbers, norm, norm == 1, submit=collected.extend
+        )
+        kd.kd_map_bwd_triton(loss, z, z, rows, numbers, True, norm == 1, submit=collected.extend)
+        case = {"loss": "kd_map", "classes": classes, "dtype": str(dtype).removeprefix("torch.")}
+        yield case | {"norm": norm, "channels_last": channels_last}, collected
+
+
 def nd_cases() -> Described:
     """Rows of a block or several, narrower ones and one of one number; gradients to the student,
     and to both sides."""
@@ -194,12 +218,7 @@ def afds_cases() -> Described:
     ):
         for layout in (*LAYOUTS, "window"):
             collected: list[Launch] = []
-            a = torch.empty(shape, dtype=dtype, device="meta")
-            if layout == "window":
-                larger = a.new_empty(*shape[:2], shape[2] + 3, shape[3] + 3)
-                a = larger[:, :, : shape[2], : shape[3]]
-            else:
-                a = a.contiguous(memory_format=LAYOUTS[layout])
+            a = laid_out(torch.empty(shape, dtype=dtype, device="meta"), layout)
             distance, numbers = afds.afds_fwd_triton(a, a, 1e-6, submit=collected.extend)
             # VID's.
             afds.afds_fwd_triton(a, a, None, submit=collected.extend)
@@ -209,13 +228,64 @@ def afds_cases() -> Described:
             yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
 
 
+def afd_cases() -> Described:
+    """Rows and pixels of whole 16-byte words and of single numbers; maps of one stretch, and of
+    several; channels of one program, and shared out over several; sizes of one."""
+    for shape, dtype, in_double in (
+        ((128, 64, 8, 8), torch.float32, False),
+        ((128, 64, 8, 8), torch.bfloat16, False),
+        ((32, 64, 56, 56), torch.float32, False),
+        ((32, 64, 56, 56), torch.float64, True),
+        ((2, 512, 7, 7), torch.float16, True),
+        ((1, 1, 1, 1), torch.float32, False),
+    ):
+        for layout in (*LAYOUTS, "window"):
+            collected: list[Launch] = []
+            a = laid_out(torch.empty(shape, dtype=dtype, device="meta"), layout)
+            maps, means = afd.afd_fwd_triton([a], in_double, submit=collected.extend)
+            afd.afd_bwd_triton([maps], [means], [a], submit=collected.extend)
+            case = {"loss": "afd", "layout": layout, "width": shape[-1]}
+            yield case | {"dtype": str(dtype).removeprefix("torch.")}, collected
+
+
+def laid_out(a: torch.Tensor, layout: str) -> torch.Tensor:
+    """A tensor of that shape: of a layout of LAYOUTS, or a window of a larger map."""
+    if layout == "window":
+        height, width = a.shape[2:]
+        return a.new_empty(*a.shape[:2], height + 3, width + 3)[:, :, :height, :width]
+    return a.contiguous(memory_format=LAYOUTS[layout])
+
+
+def crd_cases() -> Described:
+    """Rows of whole 16-byte words and of single numbers; a stretch and less; with the gradient."""
+    for width, negatives, dtype, bank_dtype in (
+        (128, 16384, torch.float32, torch.float32),
+        (128, 16384, torch.float32, torch.bfloat16),
+        (128, 4096, torch.float64, torch.float64),
+        (50, 100, torch.float32, torch.float32),
+        (1, 1, torch.float32, torch.float32),
+    ):
+        collected: list[Launch] = []
+        batch, rows = (64, 50000) if width > 1 else (1, 1)
+        a = torch.empty(batch, width, dtype=dtype, device="meta")
+        bank = torch.empty(rows, width, dtype=bank_dtype, device="meta")
+        samples = torch.empty(batch, 1 + negatives, dtype=torch.int64, device="meta")
+        log_z, numbers = torch.empty(2, device="meta"), torch.tensor([0.07, 1e-7])
+        given = (a, a, bank, bank, samples, log_z, numbers, [True, False])
+        crd.crd_fwd_triton(*given, submit=collected.extend)
+        yield {"loss": "crd", "width": width, "dtype": str(dtype).removeprefix("torch.")}, collected
+
+
 # Losses on rows and channels and the attention map, by the stem of their files: the launches to
 # compile, each list with what names it.
 ROW_LOSSES: dict[str, Callable[[], Described]] = {
     "kd": kd_cases,
+    "kd_map": kd_map_cases,
     "nd": nd_cases,
     "lsh": lsh_cases,
+    "afd": afd_cases,
     "afds": afds_cases,
+    "crd": crd_cases,
     "attention_map": attention_map_cases,
 }
 

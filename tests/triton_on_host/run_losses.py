@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import afd_oracle
 import afds_oracle
 import kd_oracle
 import lsh_oracle
 import nd_oracle
 import torch
-from cases import DTYPES, features
+from cases import DTYPES, SHAPES, features
 from measures import oracle, relative_error, run
 
 from amd_fused import amd_loss, attention_map, reference
@@ -154,6 +155,21 @@ def afds(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
     return errors(ours, eager, afds_oracle.oracle(given))
 
 
+def afd(shape: str, dtypes: str, layout: str) -> dict[str, Any]:
+    """Map, means and gradient of a feature of a shape of cases.py."""
+    a, _ = features(SHAPES[shape], DTYPES[dtypes], layout)
+    results = afd_oracle.reduce("triton", a), afd_oracle.reduce("reference", a)
+    return errors(*results, afd_oracle.reduced(a))
+
+
+def afd_again() -> dict[str, Any]:
+    afd("one large sample", "float32", "nchw")
+    emulator.launched.clear()
+    emulator.replayed.clear()
+    result = afd("one large sample", "float32", "nchw")
+    return {"replayed": emulator.replayed.copy()} | result
+
+
 def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     dtypes = ("float32", "bfloat16", "float16", "float64") if full else ("float32",)
     layouts = ("nchw", "channels_last", "window")
@@ -161,6 +177,10 @@ def channels(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         layouts += ("unaligned", "height and width swapped")
     for case in itertools.product(("7x7", "one channel"), dtypes, layouts):
         yield f"afds {' '.join(case)}", partial(afds, *case)
+    # Channels of one program, and shared out; a map of one stretch, and of several.
+    for case in itertools.product(("7x7", "one large sample", "56x56"), dtypes, layouts):
+        yield f"afd {' '.join(case)}", partial(afd, *case)
+    yield "again afd", afd_again
 
 
 def rows(full: bool) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:

@@ -107,7 +107,7 @@ def test_losses_are_right_in_machine_code(arguments: list[str]) -> None:
         "amd_chunk_fwd_kernel", "amd_bwd_kernel", "kd_row_fwd_kernel", "kd_wide_fwd_kernel",
         "kd_bwd_kernel",
         "nd_fwd_kernel", "nd_bwd_kernel", "lsh_bce_kernel", "attention_map_groups_kernel",
-        "afds_fwd_kernel", "afds_bwd_kernel",
+        "afd_fwd_kernel", "afd_mean_kernel", "afd_bwd_kernel", "afds_fwd_kernel", "afds_bwd_kernel",
     }  # fmt: skip
     again = [row for row in rows if row["case"].startswith("again ")]
     assert again

@@ -12,10 +12,10 @@ import sys
 from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from amd_fused import TeacherCache
-from amd_fused.distill import data
+from amd_fused.distill import data, models
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.objective import FrozenTeacher, Output, to_keep
@@ -52,13 +52,17 @@ def attach(
     where = settings.teacher_cache
     folder = settings.teacher_cache_folder
     try:
+        looked_at, embedding = teacher.network, teacher.embedding_layer
+        if models.intermediates.indices_of(teacher.attention or teacher.maps):
+            looked_at = _WithIntermediates(teacher.network)
+            embedding = embedding and f"network.{embedding}"
         cache = TeacherCache(
             folder,
-            teacher=teacher.network,
+            teacher=looked_at,
             dataset=_Images(dataset.train),
             maps=teacher.attention,
             features=teacher.maps,
-            embedding=teacher.embedding_layer,
+            embedding=embedding,
             extra={"data": dataset.name, "autocast": settings.mixed_precision},
         )
         outputs = to_keep(example)
@@ -100,6 +104,16 @@ def _too_large(needed: int, accelerator: Accelerator) -> str:
             file=sys.stderr,
         )
     return reason
+
+
+class _WithIntermediates(nn.Module):
+    """A teacher with a module by the name of maps that none returns. The cache looks at a teacher
+    and its layers, and is given what it keeps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.forward_intermediates = nn.Identity()
 
 
 class _Images:

@@ -20,7 +20,7 @@ from amd_fused import (
 )
 from amd_fused.distill.config import Settings
 from amd_fused.distill.methods import Features, Method
-from amd_fused.distill.models import Layers
+from amd_fused.distill.models import Layers, intermediates
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,17 @@ class FeatureExtractor:
         backend: str = "auto",
     ) -> None:
         self.network = network
-        self._maps, self._channels_last = maps, layers.channels_last
+        self._maps, self._attended, self._backend = maps, attention, backend
+        self._channels_last = layers.channels_last
         self._embedding = layers.embedding if embedding else ""
-        paths = [*maps, *([self._embedding] if embedding else [])]
-        self._hooks = FeatureHooks(network, paths) if paths else None
+        # Where no module gives the maps, timm's forward pass gives them beside the logits.
+        wanted = dict.fromkeys([*maps, *attention])
+        self._intermediates = intermediates.indices_of(sorted(wanted, key=layers.maps.index))
+        hooked = [*(() if self._intermediates else maps)]
+        hooked += [self._embedding] if embedding else []
+        self._hooks = FeatureHooks(network, hooked) if hooked else None
         self._attention = None
-        if attention:
+        if attention and not self._intermediates:
             last = layers.channels_last
             capture = {
                 path: partial(_attention_map, channels_last=path in last, backend=backend)
@@ -65,14 +70,29 @@ class FeatureExtractor:
             self._attention = FeatureHooks(network, attention, capture=capture)
 
     def __call__(self, images: Tensor) -> Output:
+        if self._intermediates:
+            return self._from_intermediates(images)
         logits = self.network(images)
         attention = [] if self._attention is None else self._attention.features
         hooks = self._hooks
         if hooks is None:
             return Output(logits, Features([], None, attention))
-        embedding = hooks[self._embedding] if self._embedding else None
         maps = [_nchw(hooks[path], path in self._channels_last) for path in self._maps]
-        return Output(logits, Features(maps, embedding, attention))
+        return Output(logits, Features(maps, self._hooked_embedding(), attention))
+
+    def _from_intermediates(self, images: Tensor) -> Output:
+        if self._hooks is not None:
+            # For a pass that does not begin with the network's own call.
+            self._hooks.clear()
+        indices = self._intermediates
+        logits, outputs = intermediates.forward(self.network, images, indices)
+        found = dict(zip(map(intermediates.path_of, indices), outputs, strict=True))
+        maps = [found[path] for path in self._maps]
+        attention = [attention_map(found[path], backend=self._backend) for path in self._attended]
+        return Output(logits, Features(maps, self._hooked_embedding(), attention))
+
+    def _hooked_embedding(self) -> Tensor | None:
+        return self._hooks[self._embedding] if self._hooks is not None and self._embedding else None
 
     def remove(self) -> None:
         """Takes the hooks off the network."""

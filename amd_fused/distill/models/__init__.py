@@ -1,5 +1,6 @@
 """The networks: by name, with the layers that a student can learn from."""
 
+from amd_fused.distill.models import intermediates
 from amd_fused.distill.models.features import (
     Layers,
     check_pair,
@@ -22,6 +23,7 @@ __all__ = [
     "check_pair",
     "count_parameters",
     "embedding_width",
+    "intermediates",
     "layers",
     "map_shapes",
     "name_of",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from amd_fused import FeatureHooks
 from amd_fused.distill.errors import UsageError
-from amd_fused.distill.models import library, mobilenet, resnet, wrn
+from amd_fused.distill.models import intermediates, library, mobilenet, resnet, wrn
 from amd_fused.distill.models.evaluating import evaluating, example
 from amd_fused.distill.models.layouts import has_channels_last
 
@@ -21,7 +21,8 @@ class Layers:
     """Module paths, as `FeatureHooks` takes them.
 
     Args:
-        maps: of the feature maps, from the first to the last.
+        maps: of the feature maps, from the first to the last; or, all of them, as
+            :mod:`~amd_fused.distill.models.intermediates` has them.
         embedding: of the layer whose output, flattened from dim 1, is the embedding `[B, D]`;
             empty where it is not known.
         channels_last: those of `maps` that are `[B, H, W, C]`; :func:`with_layouts` finds them.
@@ -40,8 +41,9 @@ def layers(name: str, model: nn.Module, maps: tuple[str, ...] = (), embedding: s
         maps, embedding: instead of the network's own.
 
     The network's own are the three groups of a WideResNet, a ResNet or a MobileNetV2 for small
-    images and the four of a ResNet of torchvision or timm, and what pools the last one. For any
-    other network the maps must be given; its embedding stays unknown unless it is given too.
+    images and the four of a ResNet of torchvision or timm, and what pools the last one; of timm's
+    other networks those of `feature_info`, and what comes before the classifier. For any other
+    network the maps must be given; its embedding stays unknown unless it is given too.
 
     Raises:
         UsageError: a path does not exist or stands twice, or paths are missing.
@@ -54,7 +56,8 @@ def layers(name: str, model: nn.Module, maps: tuple[str, ...] = (), embedding: s
             f"{name}: which of its layers are feature maps must be said by {_LAYER_OPTIONS}; it "
             f"has {_top_levels(model)}"
         )
-    _check_paths(f"{_LAYER_OPTIONS}, {name}", model, maps)
+    if not intermediates.indices_of(maps):
+        _check_paths(f"{_LAYER_OPTIONS}, {name}", model, maps)
     if embedding:
         _check_paths(f"{_EMBEDDING_OPTIONS}, {name}", model, (embedding,))
         if embedding in maps:
@@ -83,17 +86,30 @@ def embedding_width(model: nn.Module, layers: Layers, channels: int, image_size:
 def with_layouts(model: nn.Module, layers: Layers, channels: int, image_size: int) -> Layers:
     """The same layers, with those found whose maps are `[B, H, W, C]`, by one forward pass.
 
+    Where a network's own layers are modules that give no maps, as those of a ViT are, they become
+    those of timm's `forward_intermediates`.
+
     Raises:
         UsageError: a layer gives no map, as tokens `[B, N, C]` are none.
     """
+    if indices := intermediates.indices_of(layers.maps):
+        intermediates.check(model, indices, channels, image_size)
+        return layers
     outputs = _outputs(model, layers.maps, channels, image_size)
+    own = layers.maps == _own(model)[0] and intermediates.offered_by(model)
+    if own and any(output.ndim != 4 for output in outputs):
+        maps = tuple(map(intermediates.path_of, intermediates.chosen(model)))
+        return with_layouts(model, replace(layers, maps=maps), channels, image_size)
     last = set()
     for path, output in zip(layers.maps, outputs, strict=True):
         if output.ndim != 4:
             tokens = "tokens [B, N, C] = " if output.ndim == 3 else ""
+            offered = intermediates.offered_by(model)
+            remedy = "; forward_intermediates[0] and so on are its maps" if offered else ""
             raise UsageError(
                 f"{_LAYER_OPTIONS} must name layers of maps [B, C, H, W] or [B, H, W, C], got "
                 f"{tokens}{_shown(output.shape)} of {path!r} in {type(model).__name__}"
+                f"{remedy}"
             )
         if has_channels_last(model, model.get_submodule(path), output.shape):
             last.add(path)
@@ -165,11 +181,12 @@ def map_shapes(
     Raises:
         UsageError: as :func:`with_layouts`.
     """
-    last = with_layouts(model, layers, channels, image_size).channels_last
-    outputs = _outputs(model, layers.maps, channels, image_size)
+    found = with_layouts(model, layers, channels, image_size)
+    outputs = _outputs(model, found.maps, channels, image_size)
+    last = found.channels_last
     return [
         tuple((a.permute(0, 3, 1, 2) if path in last else a).shape)
-        for path, a in zip(layers.maps, outputs, strict=True)
+        for path, a in zip(found.maps, outputs, strict=True)
     ]
 
 
@@ -177,6 +194,9 @@ def _outputs(
     model: nn.Module, paths: tuple[str, ...], channels: int, image_size: int
 ) -> list[Tensor]:
     images = example(model, channels, image_size)
+    if indices := intermediates.indices_of(paths):
+        with evaluating(model):
+            return intermediates.forward(model, images, indices)[1]
     with evaluating(model), FeatureHooks(model, paths) as hooks:
         model(images)
         try:

@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from amd_fused.distill.errors import UsageError
+from amd_fused.distill.models import intermediates
 from amd_fused.distill.models.evaluating import evaluating, example
 from amd_fused.distill.vision import load_torchvision
 
 # What every ResNet of torchvision and timm calls its groups, and what each calls its pooling.
 _GROUPS = ("layer1", "layer2", "layer3", "layer4")
 _POOLS = ("avgpool", "global_pool")
+# What timm's networks put before their classifier, the last of it first.
+_EMBEDDINGS = ("head_drop", "head.drop", "flatten", "global_pool", "head.global_pool")
 # These return more than logits in training mode, unless told not to.
 _AUXILIARY = ("googlenet", "inception_v3")
 
@@ -78,11 +81,20 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d | None]:
 
 
 def maps_and_embedding(model: nn.Module) -> tuple[tuple[str, ...], str]:
-    """Module paths of a ResNet's groups and pooling; empty for networks of another form."""
+    """Paths of a ResNet's groups and pooling, and of any other network of timm's those of its
+    `feature_info` and of what stands before its classifier; empty where neither is known."""
     children = dict(model.named_children())
-    if not all(group in children for group in _GROUPS):
+    if all(group in children for group in _GROUPS):
+        return _GROUPS, next((pool for pool in _POOLS if pool in children), "")
+    if not intermediates.entries(model):
         return (), ""
-    return _GROUPS, next((pool for pool in _POOLS if pool in children), "")
+    known = dict(model.named_modules())
+    indices, info = intermediates.chosen(model), intermediates.entries(model)
+    maps = [str(info[index].get("module")) for index in indices]
+    if len(set(maps)) < len(maps) or not all(path in known for path in maps):
+        offered = intermediates.offered_by(model)
+        maps = [intermediates.path_of(index) for index in indices] if offered else []
+    return tuple(maps), next((path for path in _EMBEDDINGS if path in known), "")
 
 
 def _timm() -> ModuleType:

@@ -187,6 +187,10 @@ def _network(shown: _Shown, data: DataSet, pixels: Tensor, labels: Tensor) -> Ne
     saved = source.load(data)
     model = saved.network
     layers = models.with_layouts(model, saved.layers(shown.maps), data.channels, data.image_size)
+    if models.intermediates.indices_of(layers.maps):
+        raise UsageError(
+            f"{saved.name} gives its maps beside the way to its logits: no gradient comes to them"
+        )
     chosen = levels(layers.maps)
     with torch.no_grad():
         predicted = model(pixels).argmax(1).tolist()

@@ -32,6 +32,9 @@ from amd_fused.losses._common.triton.replay import Replays, described
 # Programs that share the channels of a stretch at most.
 _MOST_GROUPS = 16
 
+# More than the kernel needs. Without a limit ptxas (CUDA 13) aims below that, and spills words.
+_REGISTERS = {torch.float32: 128, torch.float64: 255}
+
 REPLAYS = Replays()
 
 
@@ -221,6 +224,7 @@ def _forward_launches(a: Tensor, maps: Tensor, means: Tensor) -> list[Launch]:
                 "GROUPS": plan.groups,
                 "BLOCK_C": plan.block_c,
                 "BLOCK_N": plan.block_n,
+                "maxnreg": _REGISTERS[maps.dtype],
             },
         )
     ]

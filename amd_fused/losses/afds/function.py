@@ -46,7 +46,7 @@ def afds_loss(
             not decide the result's).
         eps: added to the norms, > 0.
         layer_weights: one weight >= 0 a layer pair; default 1 each.
-        backend: "auto", "triton", "cpp" or "reference". A named backend runs or raises. The
+        backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".
 
     Returns:

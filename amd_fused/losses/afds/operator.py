@@ -6,7 +6,8 @@ VID's squared distances are the same of channels that are not normalised, eps No
 [B, C], mean over positions, and four numbers a channel, [B, C, 4], from which
 ``amd_fused::afds_bwd_<backend>`` makes the gradients in one more pass: the inverses of
 norm + eps of student and teacher, then (x - y).x / norm and (y - x).y / norm of the normalised
-channels x and y; without normalisation 1, 1, 0 and 0. The importance, which weighs the distances, stays torch's.
+channels x and y; without normalisation 1, 1, 0 and 0. The importance, which weighs the distances,
+stays torch's.
 """
 
 from __future__ import annotations

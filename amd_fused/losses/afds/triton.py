@@ -1,10 +1,10 @@
 """Triton kernels of the AFDS loss, and of VID's: one program a block of channels of a sample.
 
 Forward, a program goes through its channels twice, for their norms and for the distance of what
-they make of them: the second time they lie in a cache. VID's distance has no norms. Bytes for [B, C, H, W] features, forward:
-student and teacher read, five numbers a channel written. Backward: both read, each wanted gradient
-written. One launch each way. Any strides: the threads follow whichever of positions and channels
-is dense.
+they make of them: the second time they lie in a cache. VID's distance has no norms. Bytes for
+[B, C, H, W] features, forward: student and teacher read, five numbers a channel written. Backward:
+both read, each wanted gradient written. One launch each way. Any strides: the threads follow
+whichever of positions and channels is dense.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from amd_fused._backends.kernels import BACKENDS
 from amd_fused.losses._common.embedding_checks import (
     count,
     frozen,
@@ -16,12 +17,20 @@ from amd_fused.losses._common.embedding_checks import (
     of_width,
     same_device,
 )
-from amd_fused.losses._common.value_checks import has_values, kind, number, positive, readable
+from amd_fused.losses._common.value_checks import (
+    choice,
+    has_values,
+    kind,
+    number,
+    positive,
+    readable,
+)
 
 
-def crd_options(owner: str, *, temperature: Any, eps: Any) -> None:
+def crd_options(owner: str, *, temperature: Any, eps: Any, backend: Any) -> None:
     positive(owner, "temperature", temperature)
     positive(owner, "eps", eps)
+    choice(owner, "backend", backend, BACKENDS)
 
 
 def num_samples(owner: str, value: Any) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from amd_fused import _backends
 from amd_fused.losses._common import embedding_checks, value_checks
-from amd_fused.losses.crd import checks, operator
+from amd_fused.losses._common.dtypes import compute_dtype
+from amd_fused.losses.crd import checks, operator, reference
 
 
 def crd_loss(
@@ -18,6 +21,7 @@ def crd_loss(
     *,
     temperature: float = 0.07,
     eps: float = 1e-7,
+    backend: str = "auto",
 ) -> Tensor:
     """Contrastive representation distillation: a sample's two embeddings against other samples'.
 
@@ -29,10 +33,11 @@ def crd_loss(
         loss = -(torch.log(h[:, 0] / (h[:, 0] + noise + eps))
                  + torch.log(noise / (h[:, 1:] + noise + eps)).sum(1)).mean()
 
-    without the rows of the bank, [B, 1 + K, D], in one matrix product with all of it, some rows at
-    a time: at most four matrices of 64 MiB (or [B, 1024], if that is more), whatever N and K. The
-    gradient is computed with the value, so that the banks may be updated before the backward pass.
-    Work grows with N, not with K. :class:`CRDLoss` keeps the banks, and draws the samples.
+    without the rows of the bank, [B, 1 + K, D]: for N up to 5 (1 + K) by products with the whole
+    bank, some rows at a time (at most four matrices of 64 MiB, or [B, 1024] if that is more), for
+    larger banks by a kernel that reads each row once, for its score and its part of the gradient.
+    The gradient is computed with the value, so that the banks may be updated before the backward
+    pass. :class:`CRDLoss` keeps the banks, and draws the samples.
 
     Args:
         student: embeddings [B, D] of length 1. float32, float16, bfloat16 or float64; any strides.
@@ -45,6 +50,10 @@ def crd_loss(
             constant. The released code sets Z = N mean(h) at the first batch and leaves it there.
         temperature: tau > 0.
         eps: added to the noise, > 0.
+        backend: "auto", "triton", "cpp" or "reference". "auto" is as said above, and products where
+            no kernel can run; a named backend runs or raises: "triton" and "cpp" read rows whatever
+            N is, "reference" holds [B, 1 + K, D] twice over. The environment variable
+            AMD_FUSED_BACKEND replaces "auto" where N is above 5 (1 + K).
 
     Products are in float32 (float64), under autocast and for half precision too.
 
@@ -57,27 +66,29 @@ def crd_loss(
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and
             value.
-        RuntimeError: a second derivative was asked for (``amd_fused.reference.crd_loss`` has them).
+        RuntimeError: a named backend cannot run here, or a second derivative was asked for
+            (``backend="reference"``, which is ``amd_fused.reference.crd_loss``, has them).
 
     Source: Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, section 3;
     normalisers and eps are the released code's (RepDistiller's ``CRDLoss``), whose value this is.
     """
     owner = "crd_loss"
-    checks.crd_options(owner, temperature=temperature, eps=eps)
+    checks.crd_options(owner, temperature=temperature, eps=eps, backend=backend)
     embedding_checks.embedding_pair(
         owner, student, teacher, "map both to one width, as CRDLoss does"
     )
     checks.banks(owner, student_bank, teacher_bank, student)
     checks.samples(owner, samples, student_bank.shape[0], student)
     checks.log_normalizers(owner, log_normalizers, student)
-    value_checks.no_transforms(owner, None, [student, teacher])
-    return operator.crd_fwd(
-        student,
-        teacher,
-        student_bank,
-        teacher_bank,
-        samples,
-        log_normalizers,
-        temperature,
-        eps,
+    among = operator.candidates(backend, student_bank, samples)
+    form = _backends.choose(owner, backend, student.device.type, among, operator.PRODUCTS)
+    constants = student_bank, teacher_bank, samples, log_normalizers
+    if form == "reference":
+        return reference.crd_loss(student, teacher, *constants, temperature=temperature, eps=eps)
+    value_checks.no_transforms(
+        owner, None if form == operator.PRODUCTS else form, [student, teacher]
     )
+    dtype = compute_dtype([student, teacher])
+    if form != operator.PRODUCTS and torch.float64 in (student_bank.dtype, teacher_bank.dtype):
+        student, teacher = student.double(), teacher.double()
+    return operator.crd_fwd(form, student, teacher, *constants, temperature, eps).to(dtype)

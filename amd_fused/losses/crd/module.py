@@ -41,7 +41,7 @@ class CRDLoss(_Loss):
         labels: [N], the class of each sample, of an integer dtype: negatives are then of other
             classes, as in the paper's experiments. Without them they are any other sample.
         embed_features: width E that both are mapped to.
-        temperature, eps: as in :func:`crd_loss`.
+        temperature, eps, backend: as in :func:`crd_loss`.
         momentum: from 0 to 1, the share of a bank's row that stays when its sample is seen.
         seed: of the banks' starting rows and of the negatives.
 
@@ -101,6 +101,7 @@ class CRDLoss(_Loss):
         momentum: float = 0.5,
         eps: float = 1e-7,
         seed: int = 0,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         embedding_checks.count(_OWNER, "student_features", student_features)
@@ -110,7 +111,7 @@ class CRDLoss(_Loss):
         embedding_checks.count(_OWNER, "embed_features", embed_features)
         if labels is not None:
             checks.class_labels(_OWNER, labels, num_samples)
-        checks.crd_options(_OWNER, temperature=temperature, eps=eps)
+        checks.crd_options(_OWNER, temperature=temperature, eps=eps, backend=backend)
         checks.momentum(_OWNER, momentum)
         checks.seed(_OWNER, seed)
         self.num_negatives = num_negatives
@@ -118,6 +119,7 @@ class CRDLoss(_Loss):
         self.momentum = momentum
         self.eps = eps
         self.seed = seed
+        self.backend = backend
         self.embed_student = nn.Linear(student_features, embed_features)
         self.embed_teacher = nn.Linear(teacher_features, embed_features)
         # Rows of random directions, of length about 1.
@@ -162,6 +164,7 @@ class CRDLoss(_Loss):
             log_normalizers,
             temperature=self.temperature,
             eps=self.eps,
+            backend=self.backend,
         )
         if self.training:
             self._remember(indices, e_s.detach(), e_t.detach())
@@ -204,7 +207,7 @@ class CRDLoss(_Loss):
         return (
             f"num_samples={samples}, num_negatives={self.num_negatives!r}, embed_features={width}, "
             f"temperature={self.temperature!r}, momentum={self.momentum!r}, eps={self.eps!r}, "
-            f"seed={self.seed!r}"
+            f"seed={self.seed!r}, backend={self.backend!r}"
         )
 
 

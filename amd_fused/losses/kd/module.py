@@ -16,6 +16,7 @@ class KDLoss(_Loss):
 
     Args:
         temperature: tau > 0.
+        ignore_index: the label of positions that do not count, where ``target`` is given.
         backend: "auto", "triton", "cpp" or "reference".
 
     Shapes, dtypes and the result are those of :func:`kd_loss`. No parameters and no buffers. The
@@ -28,17 +29,32 @@ class KDLoss(_Loss):
     Source: Hinton, Vinyals, Dean, 2015; AMD paper, Eq. 3.
     """
 
-    def __init__(self, temperature: float = 4.0, *, backend: str = "auto") -> None:
+    def __init__(
+        self, temperature: float = 4.0, *, ignore_index: int = -100, backend: str = "auto"
+    ) -> None:
         super().__init__()
-        checks.kd_options("KDLoss", temperature=temperature, backend=backend)
+        checks.kd_options(
+            "KDLoss", temperature=temperature, ignore_index=ignore_index, backend=backend
+        )
         self.temperature = temperature
+        self.ignore_index = ignore_index
         self.backend = backend
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return kd_loss(student_logits, teacher_logits, self.temperature, backend=self.backend)
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, *, target: Tensor | None = None
+    ) -> Tensor:
+        return kd_loss(
+            student_logits,
+            teacher_logits,
+            self.temperature,
+            target=target,
+            ignore_index=self.ignore_index,
+            backend=self.backend,
+        )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature!r}, backend={self.backend!r}"
+        names = ("temperature", "ignore_index", "backend")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 class SphericalKDLoss(_Loss):
@@ -55,6 +71,7 @@ class SphericalKDLoss(_Loss):
         norm: "std", the unbiased standard deviation over the classes, or "l2", the Euclidean norm.
         multiplier: the common norm r of both sides, a number > 0; None takes each sample's own
             teacher norm.
+        ignore_index: the label of positions that do not count, where ``target`` is given.
         backend: "auto", "triton", "cpp" or "reference".
 
     Shapes, dtypes and the result are those of :func:`spherical_kd_loss`. No parameters and no
@@ -73,6 +90,7 @@ class SphericalKDLoss(_Loss):
         *,
         norm: str = "std",
         multiplier: float | None = None,
+        ignore_index: int = -100,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -81,20 +99,26 @@ class SphericalKDLoss(_Loss):
             temperature=temperature,
             norm=norm,
             multiplier=multiplier,
+            ignore_index=ignore_index,
             backend=backend,
         )
         self.temperature = temperature
         self.norm = norm
         self.multiplier = multiplier
+        self.ignore_index = ignore_index
         self.backend = backend
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, *, target: Tensor | None = None
+    ) -> Tensor:
         return spherical_kd_loss(
             student_logits,
             teacher_logits,
             self.temperature,
             norm=self.norm,
             multiplier=self.multiplier,
+            target=target,
+            ignore_index=self.ignore_index,
             backend=self.backend,
         )
 
@@ -102,11 +126,11 @@ class SphericalKDLoss(_Loss):
         """The student's logits on the sphere, ``z / |z| * r``: what its cross entropy must see.
 
         Args:
-            student_logits, teacher_logits: [B, K], as the loss takes them.
+            student_logits, teacher_logits: [B, K, ...], as the loss takes them.
 
         Returns:
-            [B, K] in float32, float64 when an input is float64; 0 where the norm is. Gradients flow
-            through the norms, to every input that requires one. Plain PyTorch on any device: a
+            [B, K, ...] in float32, float64 when an input is float64; 0 where the norm is. Gradients
+            flow through the norms, to every input that requires one. Plain PyTorch on any device: a
             fused kernel would save little beside the cross entropy that follows.
         """
         checks.spherical_pair(
@@ -117,5 +141,5 @@ class SphericalKDLoss(_Loss):
         )[0]
 
     def extra_repr(self) -> str:
-        names = ("temperature", "norm", "multiplier", "backend")
+        names = ("temperature", "norm", "multiplier", "ignore_index", "backend")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

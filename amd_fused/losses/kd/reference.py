@@ -12,7 +12,14 @@ from amd_fused.losses._common.norms import NORM_FLOOR
 # A norm at or below this counts as 0: the row's softmax is then uniform and its gradient 0.
 
 
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+def kd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 4.0,
+    *,
+    target: Tensor | None = None,
+    ignore_index: int = -100,
+) -> Tensor:
     """KD loss in plain PyTorch: any floating dtype, gradients of first and second order.
 
     Arguments, shapes and result as :func:`amd_fused.kd_loss`, which checks its arguments and is the
@@ -21,7 +28,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
     Source: AMD paper, Eq. 3; Hinton, Vinyals, Dean, 2015.
     """
     z_s, z_t = _widened(student_logits, teacher_logits)
-    return _divergence(z_s, z_t, temperature)
+    counted = _counted(target, ignore_index)
+    return _divergence(*_of_counted(counted, z_s, z_t), temperature, counted)
 
 
 def spherical_kd_loss(
@@ -31,6 +39,8 @@ def spherical_kd_loss(
     *,
     norm: str = "std",
     multiplier: float | None = None,
+    target: Tensor | None = None,
+    ignore_index: int = -100,
 ) -> Tensor:
     """Spherical KD loss in plain PyTorch: any floating dtype, gradients of first and second order.
 
@@ -39,8 +49,10 @@ def spherical_kd_loss(
     Source: Guo et al., "Spherical Knowledge Distillation" (later "Reducing the Teacher-Student Gap
     via Spherical Knowledge Distillation"), 2020.
     """
-    z_s, z_t = spherical_logits(student_logits, teacher_logits, norm=norm, multiplier=multiplier)
-    return _divergence(z_s, z_t, temperature)
+    counted = _counted(target, ignore_index)
+    z_s, z_t = _of_counted(counted, *_widened(student_logits, teacher_logits))
+    z_s, z_t = spherical_logits(z_s, z_t, norm=norm, multiplier=multiplier)
+    return _divergence(z_s, z_t, temperature, counted)
 
 
 def spherical_logits(
@@ -67,19 +79,39 @@ def _widened(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Te
     return student_logits.to(dtype), teacher_logits.to(dtype)
 
 
-def _divergence(z_s: Tensor, z_t: Tensor, temperature: float) -> Tensor:
-    """Eq. 3: tau^2 KL(teacher || student), summed over classes, averaged over the batch."""
+def _counted(target: Tensor | None, ignore_index: int) -> Tensor | None:
+    """Which positions count [B, ...]; None: all."""
+    return None if target is None else target != ignore_index
+
+
+def _of_counted(counted: Tensor | None, z_s: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits that are 0 where a position does not count, whatever they were: the divergence and its
+    gradients are exactly 0 there."""
+    if counted is None:
+        return z_s, z_t
+    on = counted.unsqueeze(1)
+    return torch.where(on, z_s, 0.0), torch.where(on, z_t, 0.0)
+
+
+def _divergence(
+    z_s: Tensor, z_t: Tensor, temperature: float, counted: Tensor | None = None
+) -> Tensor:
+    """Eq. 3: tau^2 KL(teacher || student), summed over classes, averaged over the positions that
+    count."""
     log_p_s = F.log_softmax(z_s / temperature, dim=1)
     log_p_t = F.log_softmax(z_t / temperature, dim=1)
     # The limit of p log p: a class that the teacher masks counts for nothing, even against another
     # mask.
     apart = torch.where(log_p_t == -torch.inf, 0.0, log_p_t - log_p_s)
-    return temperature**2 * (log_p_t.exp() * apart).sum() / len(z_s)
+    count: int | Tensor = z_s.numel() // z_s.shape[1]
+    if counted is not None:
+        count = counted.sum().clamp(min=1).to(z_s.dtype)
+    return temperature**2 * (log_p_t.exp() * apart).sum() / count
 
 
 def _norm(z: Tensor, norm: str) -> Tensor:
-    """Euclidean norm or unbiased standard deviation of each row [B, 1]; 0 up to NORM_FLOOR, with
-    derivatives of 0, and NaN past the range of the dtype."""
+    """Euclidean norm or unbiased standard deviation over the classes [B, 1, ...]; 0 up to
+    NORM_FLOOR, with derivatives of 0, and NaN past the range of the dtype."""
     if norm == "std":
         # Distances from one of the row's own numbers: exactly 0 in a row of equal logits, which
         # distances from their rounded mean are not. The deviation does not depend on the number.

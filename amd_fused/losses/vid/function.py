@@ -35,8 +35,9 @@ def vid_loss(
         loss = 0.5 * ((student - teacher).square() / variance[:, None, None]).mean()
         loss = loss + 0.5 * variance.log().mean()
 
-    for each layer pair, and adds the layers up, in one read of both forward and one backward. :class:`VIDLoss` has what is trained with the
-    student: the regressors that make ``student`` of its features, and ``rho``.
+    for each layer pair, and adds the layers up, in one read of both forward and one backward.
+    :class:`VIDLoss` has what is trained with the student: the regressors that make ``student`` of
+    its features, and ``rho``.
 
     Args:
         student: what a regressor predicts of the teacher's features, [B, C, H, W] of one layer, or

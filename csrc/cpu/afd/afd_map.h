@@ -10,7 +10,8 @@ namespace AMD_ISA {
 // Positions whose running sums stay in the first-level cache, and that a channel adds up in T
 // before its sum goes on in double.
 constexpr int64_t kSumBlock = 1024;
-constexpr int kStreams = 8;  // rows read side by side, as amd_map.h has it
+constexpr int kStreams =
+    4;  // rows read side by side: sums of more do not fit the registers of AVX2
 constexpr int64_t kPixelBlock = 256, kChannelBlock = 512;
 constexpr int kPixelsAtOnce = 4;
 

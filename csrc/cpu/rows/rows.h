@@ -4,6 +4,8 @@
 #pragma once
 
 #include "afds_rows.h"
+#include "crd_rows.h"
+#include "kd_map_rows.h"
 #include "kd_rows.h"
 #include "lsh_rows.h"
 #include "nd_rows.h"
@@ -22,9 +24,11 @@ struct RowKernels {
   void (*narrow[kStorageCount])(const T* from, int64_t count, void* to, int64_t stride,
                                 bool past_cache);
   KdKernels<T> kd;
+  KdMapKernels<T> kd_map;
   NdKernels<T> nd;
   LshKernels<T> lsh;
   AfdsKernels<T> afds;
+  CrdKernels<T> crd;
 };
 
 template <typename T>

@@ -1,7 +1,9 @@
 // The table of one instruction set's row kernels. Included once by each <isa>.cpp.
 
 #include "afds_kernels.h"
+#include "crd_kernels.h"
 #include "kd_kernels.h"
+#include "kd_map_kernels.h"
 #include "lsh_kernels.h"
 #include "nd_kernels.h"
 #include "rows.h"
@@ -51,9 +53,11 @@ void fill_rows(RowKernels<T>* table) {
   fill_row_storage<T, F16>(table, kFloat16);
   fill_row_storage<T, Bf16>(table, kBfloat16);
   fill_kd(&table->kd);
+  fill_kd_map(&table->kd_map);
   fill_nd(&table->nd);
   fill_lsh(&table->lsh);
   fill_afds(&table->afds);
+  fill_crd(&table->crd);
 }
 
 // Every input is computed in float32 unless one of them is float64.

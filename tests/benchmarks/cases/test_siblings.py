@@ -38,8 +38,8 @@ def small(monkeypatch):
         (rows.nd_bytes(Rows(128, 256, 100), BF16), 233_472, 299_008, 65_536),
         # 128 x 64: 32,768 bytes a side; 2048 hyperplanes of 64 and a bias: 532,480.
         (rows.lsh_bytes(Rows(128, 64, 2048), F32), 598_016, 630_784, 32_768),
-        # 4 x 16385 draws of 30 rows take all of them: 2 banks of 30 x 5 numbers, an index of 8 bytes
-        # a draw; 20 numbers a side, and the gradient.
+        # 4 x 16385 draws of 30 rows take all of them: 2 banks of 30 x 5 numbers, 8 bytes an index
+        # of a draw; 20 numbers a side, and the gradient.
         (rows.crd_bytes(Rows(4, 5, 30), F32), 1_200 + 524_320 + 160, 80, 80),
         # 16 x 16385 = 262,160 draws of 1,281,167 rows leave 81.5 % of them out: 237,077 rows.
         (rows.crd_bytes(Rows(16, 128, 1281167), F32), 244_880_512, 8_192, 8_192),

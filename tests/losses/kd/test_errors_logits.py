@@ -28,13 +28,14 @@ LOGITS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "a vector": (
         {"student_logits": torch.ones(4)}, ValueError,
-        "student_logits must be [B, K] with B >= 1 and K >= 2, got shape (4,)",
+        "student_logits must be [B, K] or [B, K, ...], no size 0, with B >= 1 and K >= 2, got "
+        "shape (4,)",
     ),
     "sequences": (
         {"teacher_logits": torch.ones(2, 3, 4)}, ValueError,
-        "teacher_logits must be [B, K] with B >= 1 and K >= 2, got shape (2, 3, 4); bring the "
-        "classes last and .flatten(0, -2)",
+        "student_logits and teacher_logits must have the same shape, got (2, 4) and (2, 3, 4)",
     ),
+    "no positions": ({"student_logits": torch.ones(2, 4, 0)}, ValueError, "got shape (2, 4, 0)"),
     "no samples": ({"student_logits": torch.ones(0, 4)}, ValueError, "got shape (0, 4)"),
     "no classes": ({"student_logits": torch.ones(2, 0)}, ValueError, "got shape (2, 0)"),
     "other classes": (
@@ -117,8 +118,8 @@ def test_normalize_refuses_what_the_loss_does(
 def test_one_class_alone_has_a_constant_loss_and_is_refused(backend: str) -> None:
     one = torch.ones(3, 1)
     message = re.escape(
-        "student_logits must be [B, K] with B >= 1 and K >= 2, got shape (3, 1); of one sigmoid "
-        "output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
+        "student_logits must be [B, K] or [B, K, ...], no size 0, with B >= 1 and K >= 2, got "
+        "shape (3, 1); of one sigmoid output make two classes: torch.cat([torch.zeros_like(z), z], dim=1)"
     )
     with pytest.raises(ValueError, match="^kd_loss: " + message):
         kd_loss(one, one, backend=backend)

@@ -143,9 +143,10 @@ def test_modules_are_the_functions() -> None:
     for again in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(again(z_s, z_t), module(z_s, z_t))
     assert repr(module) == (
-        "SphericalKDLoss(temperature=2.0, norm='l2', multiplier=7.0, backend='reference')"
+        "SphericalKDLoss(temperature=2.0, norm='l2', multiplier=7.0, ignore_index=-100, "
+        "backend='reference')"
     )
-    assert repr(KDLoss()) == "KDLoss(temperature=4.0, backend='auto')"
+    assert repr(KDLoss()) == "KDLoss(temperature=4.0, ignore_index=-100, backend='auto')"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,9 @@ def test_modules_are_the_functions() -> None:
 )
 def test_modules_take_the_functions_options(module: Any, function: Any) -> None:
     parameters = list(inspect.signature(function).parameters.values())[2:]
-    assert list(inspect.signature(module).parameters.values()) == parameters
+    options = [parameter for parameter in parameters if parameter.name != "target"]
+    assert list(inspect.signature(module).parameters.values()) == options
+    assert "target" in inspect.signature(module.forward).parameters
 
 
 @pytest.mark.parametrize("multiplier", [None, 5.0])

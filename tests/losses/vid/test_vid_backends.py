@@ -1,4 +1,4 @@
-"""vid_loss's kernels: the formula in every dtype, layout and size, and the behaviour of operators."""
+"""vid_loss's kernels: the formula in every dtype, layout and size, and operators' behaviour."""
 
 from __future__ import annotations
 

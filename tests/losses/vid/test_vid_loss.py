@@ -102,7 +102,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "rho elsewhere": ({"rho": RHO.to("meta")}, ValueError, "rho must be on the device of student"),
     "no least variance": ({"eps": 0.0}, ValueError, "eps must be finite and > 0, got 0.0"),
     "weights": ({"layer_weights": [1, 2]}, ValueError, "layer_weights must have one weight"),
-    "no backend": ({"backend": "c++"}, ValueError, "backend must be one of 'auto', .* got 'c\\+\\+'"),
+    "backend": ({"backend": "c++"}, ValueError, "backend must be one of 'auto', .* got 'c\\+\\+'"),
 }  # fmt: skip
 
 

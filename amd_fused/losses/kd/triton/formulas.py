@@ -18,10 +18,21 @@ L2 = tl.constexpr(2)
 # A norm at or below this counts as 0 (reference/kd.py).
 NORM_FLOOR = tl.constexpr(1e-12)
 
-# What the backward pass finds of a row, in this order: maxima of the logits, a_s, a_t, 1 / sum e^u,
-# 1 / sum e^v, E_p[v - u]; and for the paths through the norms, which add coefficient * (z - mean),
-# the coefficients and means of student and teacher.
+# What the backward pass finds of a position, in this order: maxima of the logits, 1 / sum e^u,
+# 1 / sum e^v, E_p[v - u]; a_s, a_t; and for the paths through the norms, which add coefficient *
+# (z - mean), the coefficients and means of student and teacher. All are 0 where a position does not
+# count, 1 / sum e^v there alone. A map has the first five, for the spherical form all.
 NUMBERS = 11
+
+
+@triton.jit
+def number_at(rows, b, n, positions, NUMBERS: tl.constexpr, MAP: tl.constexpr):
+    """Where a position's first number is, and how far apart they are: rows are [B, NUMBERS, N] for
+    maps and [N, NUMBERS] for a matrix."""
+    if MAP:
+        return rows + b * NUMBERS * positions + n, positions
+    else:
+        return rows + n * NUMBERS, 1
 
 
 @triton.jit
@@ -109,37 +120,50 @@ def divergences(e_u, e_v, gap, exp_u, exp_v):
 
 
 @triton.jit
+def _store(row, value, on, valid, MASKED: tl.constexpr):
+    if MASKED:
+        value = tl.where(on, value, 0.0)
+    tl.store(row, value, mask=valid)
+
+
+@triton.jit
 def leave(
-    losses, rows, b, valid, divergence, divisor,
+    losses, rows, counted, b, n, positions, valid, divergence, divisor,
     max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t,
     exp_u, exp_v, exp_gap,  # sums of e^u, e^v, e^v (v - u)
     exp_u_x, exp_v_x, exp_v_y, exp_gap_y,  # the same times x and y: spherical only
     NORM: tl.constexpr, FIXED_RADIUS: tl.constexpr,
+    NUMBERS: tl.constexpr, MAP: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Each row's share of the loss, and its numbers."""
+    """Each position's share of the loss, and its numbers."""
     gap = exp_gap / exp_v
-    tl.store(losses + b, divergence, mask=valid)
-    row = rows + b * 11
-    tl.store(row, max_s, mask=valid)
-    tl.store(row + 1, max_t, mask=valid)
-    tl.store(row + 2, a_s, mask=valid)
-    tl.store(row + 3, a_t, mask=valid)
-    tl.store(row + 4, 1 / exp_u, mask=valid)
-    tl.store(row + 5, 1 / exp_v, mask=valid)
-    tl.store(row + 6, gap, mask=valid)
-    coefficient_s = zero_of(gap)
-    coefficient_t = zero_of(gap)
-    if NORM:
-        # derived: dKL/da_s = sum (q - p) x, and da_s/dz_s = -a_s / n_s^2 (z_s - mean) / divisor.
-        by_a_s = exp_u_x / exp_u - exp_v_x / exp_v
-        coefficient_s = -_ratio(_ratio(by_a_s * a_s, norm_s), norm_s) / divisor
-        # derived: the teacher's norm is in a_t, or, as the sample's radius, in a_s.
-        if FIXED_RADIUS:
-            by_norm = -((exp_gap_y - gap * exp_v_y) / exp_v) * a_t
-        else:
-            by_norm = by_a_s * a_s
-        coefficient_t = _ratio(_ratio(by_norm, norm_t), norm_t) / divisor
-    tl.store(row + 7, coefficient_s, mask=valid)
-    tl.store(row + 8, mean_s, mask=valid)
-    tl.store(row + 9, coefficient_t, mask=valid)
-    tl.store(row + 10, mean_t, mask=valid)
+    at = b * positions + n
+    on = valid
+    if MASKED:
+        on = tl.load(counted + at, mask=valid, other=0) != 0
+    _store(losses + at, divergence, on, valid, MASKED)
+    row, step = number_at(rows, b, n, positions, NUMBERS, MAP)
+    _store(row, max_s, on, valid, MASKED)
+    _store(row + step, max_t, on, valid, MASKED)
+    _store(row + 2 * step, 1 / exp_u, on, valid, MASKED)
+    _store(row + 3 * step, 1 / exp_v, on, valid, MASKED)
+    _store(row + 4 * step, gap, on, valid, MASKED)
+    if NUMBERS > 5:
+        _store(row + 5 * step, a_s, on, valid, MASKED)
+        _store(row + 6 * step, a_t, on, valid, MASKED)
+        coefficient_s = zero_of(gap)
+        coefficient_t = zero_of(gap)
+        if NORM:
+            # derived: dKL/da_s = sum (q - p) x, da_s/dz_s = -a_s / n_s^2 (z_s - mean) / divisor.
+            by_a_s = exp_u_x / exp_u - exp_v_x / exp_v
+            coefficient_s = -_ratio(_ratio(by_a_s * a_s, norm_s), norm_s) / divisor
+            # derived: the teacher's norm is in a_t, or, as the sample's radius, in a_s.
+            if FIXED_RADIUS:
+                by_norm = -((exp_gap_y - gap * exp_v_y) / exp_v) * a_t
+            else:
+                by_norm = by_a_s * a_s
+            coefficient_t = _ratio(_ratio(by_norm, norm_t), norm_t) / divisor
+        _store(row + 7 * step, coefficient_s, on, valid, MASKED)
+        _store(row + 8 * step, mean_s, on, valid, MASKED)
+        _store(row + 9 * step, coefficient_t, on, valid, MASKED)
+        _store(row + 10 * step, mean_t, on, valid, MASKED)

@@ -1,5 +1,6 @@
-"""Forward kernels of KD and its spherical form: a tile of rows in registers, or one wide row in
-blocks. The mathematics is in `kd_math`.
+"""Forward kernels of KD and its spherical form: a tile of positions in registers, or the many
+classes of one in blocks. Logits are [B, K, N]; a matrix [B, K] is one map with B positions. The
+mathematics is in `formulas.py`.
 """
 
 from __future__ import annotations
@@ -34,40 +35,48 @@ def _row_norm(z, x, maximum, mask, width, NORM: tl.constexpr):
         return norm_of(tl.sum(z * z, axis=1), 1.0), 0 * maximum
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["positions"])
 def kd_row_fwd_kernel(
-    student,  # [B, K], any strides and dtype
-    teacher,  # [B, K], any strides and dtype
-    losses,  # [B] in the compute dtype: each row's share
-    rows,  # [B, NUMBERS] in the compute dtype
-    batch,
+    student,  # [B, K, N], any strides and dtype
+    teacher,  # [B, K, N], any strides and dtype
+    counted,  # [B, N] uint8 where MASKED
+    losses,  # [B N] in the compute dtype: each position's share
+    rows,  # numbers of each position in the compute dtype: `number_at`
+    positions,  # N
     width,  # K <= TILE
     stride_sb,
     stride_sk,
+    stride_sn,
     stride_tb,
     stride_tk,
+    stride_tn,
     softening_high,  # 1 / tau
     softening_low,
     radius_high,
     radius_low,
-    weight_high,  # tau^2 / B
+    weight_high,  # tau^2 / (B N)
     weight_low,
     NORM: tl.constexpr,
     FIXED_RADIUS: tl.constexpr,
+    NUMBERS: tl.constexpr,
+    MAP: tl.constexpr,
+    MASKED: tl.constexpr,
     ALIGN: tl.constexpr,
     ROWS: tl.constexpr,
     TILE: tl.constexpr,
 ):
     dtype = losses.dtype.element_ty
-    b = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    valid = b < batch
-    b = tl.minimum(b, batch - 1)  # the last row again, and nothing of it is stored
+    blocks = tl.cdiv(positions, ROWS)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    n = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    valid = n < positions
+    n = tl.minimum(n, positions - 1)  # the last one again, and nothing of it is stored
     k = tl.arange(0, TILE)[None, :]
-    mask = (k < aligned(width, ALIGN)) & (b >= 0)[:, None]
-    o_s = (b * aligned(stride_sb, ALIGN))[:, None] + k.to(tl.int64) * stride_sk
-    o_t = (b * aligned(stride_tb, ALIGN))[:, None] + k.to(tl.int64) * stride_tk
-    z_s = tl.load(student + o_s, mask=mask, other=0.0).to(dtype)
-    z_t = tl.load(teacher + o_t, mask=mask, other=0.0).to(dtype)
+    mask = (k < aligned(width, ALIGN)) & (n >= 0)[:, None]
+    o_s = (n * aligned(stride_sn, ALIGN))[:, None] + k.to(tl.int64) * stride_sk
+    o_t = (n * aligned(stride_tn, ALIGN))[:, None] + k.to(tl.int64) * stride_tk
+    z_s = tl.load(student + b * stride_sb + o_s, mask=mask, other=0.0).to(dtype)
+    z_t = tl.load(teacher + b * stride_tb + o_t, mask=mask, other=0.0).to(dtype)
     max_s = tl.max(tl.where(mask, z_s, float("-inf")), axis=1)
     max_t = tl.max(tl.where(mask, z_t, float("-inf")), axis=1)
     x = tl.where(mask, below(z_s, max_s[:, None]), 0.0)
@@ -101,10 +110,12 @@ def kd_row_fwd_kernel(
             exp_v_y = tl.sum(e_v * y, axis=1)
             exp_gap_y = tl.sum(e_gap * y, axis=1)
     leave(
-        losses, rows, b, valid, joined(weight_high, weight_low, dtype) * divergence,
+        losses, rows, counted, b, n, positions, valid,
+        joined(weight_high, weight_low, dtype) * divergence,
         classes - 1 if NORM == STD else 1.0,
         max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t,
         exp_u, exp_v, exp_gap, exp_u_x, exp_v_x, exp_v_y, exp_gap_y, NORM, FIXED_RADIUS,
+        NUMBERS, MAP, MASKED,
     )  # fmt: skip
 
 
@@ -142,35 +153,42 @@ def _wide_extent(
         return tl.max(maximum), norm_of(tl.sum(square), 1.0), 0 * first
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit(do_not_specialize=["positions"])
 def kd_wide_fwd_kernel(
-    student,  # [B, K], any strides and dtype
-    teacher,  # [B, K], any strides and dtype
-    losses,  # [B] in the compute dtype: each row's share
-    rows,  # [B, NUMBERS] in the compute dtype
-    batch,
+    student,  # [B, K, N], any strides and dtype
+    teacher,  # [B, K, N], any strides and dtype
+    counted,  # [B, N] uint8 where MASKED
+    losses,  # [B N] in the compute dtype: each position's share
+    rows,  # numbers of each position in the compute dtype: `number_at`
+    positions,  # N
     width,  # K >= TILE
     stride_sb,
     stride_sk,
+    stride_sn,
     stride_tb,
     stride_tk,
+    stride_tn,
     softening_high,  # 1 / tau
     softening_low,
     radius_high,
     radius_low,
-    weight_high,  # tau^2 / B
+    weight_high,  # tau^2 / (B N)
     weight_low,
     NORM: tl.constexpr,
     FIXED_RADIUS: tl.constexpr,
+    NUMBERS: tl.constexpr,
+    MAP: tl.constexpr,
+    MASKED: tl.constexpr,
     ALIGN: tl.constexpr,
     TILE: tl.constexpr,
 ):
-    """One row a program. The maxima are those of the blocks so far (online softmax, Milakov and
-    Gimelshein 2018); spherical rows have a pass of their own before for maxima and norms."""
+    """One position a program. The maxima are those of the blocks so far (online softmax, Milakov
+    and Gimelshein 2018); spherical rows have a pass of their own before for maxima and norms."""
     dtype = losses.dtype.element_ty
-    b = tl.program_id(0).to(tl.int64)
-    row_s = student + b * aligned(stride_sb, ALIGN)
-    row_t = teacher + b * aligned(stride_tb, ALIGN)
+    b = (tl.program_id(0) // positions).to(tl.int64)
+    n = (tl.program_id(0) % positions).to(tl.int64)
+    row_s = student + b * stride_sb + n * aligned(stride_sn, ALIGN)
+    row_t = teacher + b * stride_tb + n * aligned(stride_tn, ALIGN)
     max_s = tl.load(row_s).to(dtype)
     max_t = tl.load(row_t).to(dtype)
     norm_s, mean_s = zero_of(max_s), zero_of(max_s)
@@ -228,8 +246,10 @@ def kd_wide_fwd_kernel(
     # derived: KL = sum p (v - u) - (log sum e^v - log sum e^u).
     divergence = exp_gap / exp_v - log_ratio(exp_v, exp_u)
     leave(
-        losses, rows, b, b < batch, joined(weight_high, weight_low, dtype) * divergence,
+        losses, rows, counted, b, n, positions, n < positions,
+        joined(weight_high, weight_low, dtype) * divergence,
         scalar(width, dtype) - 1 if NORM == STD else 1.0,
         max_s, max_t, a_s, a_t, norm_s, norm_t, mean_s, mean_t, exp_u, exp_v, exp_gap,
         tl.sum(exp_u_x), tl.sum(exp_v_x), tl.sum(exp_v_y), tl.sum(exp_gap_y), NORM, FIXED_RADIUS,
+        NUMBERS, MAP, MASKED,
     )  # fmt: skip

@@ -1,10 +1,10 @@
 """Host side of the Triton KD losses: from logits and options to launches.
 
-Bytes for [B, K] logits of s bytes (the same on both sides), each way one launch, forward followed
-by torch's sum of B numbers:
+A matrix [B, K] is one map of B positions. Bytes for [B, K] logits of s bytes (the same on both
+sides), each way one launch, forward followed by torch's sum of B numbers:
 
 forward   2 s B K read; spherical and K > MAX_TILE: read twice, the second time out of the L2
-          cache; 12 numbers a row written
+          cache; 12 numbers a row written, 6 for KD on maps
 backward  2 s B K read, s B K written for each gradient
 
 The gradient is not left behind by the forward pass: it would have to be kept in float32, for the
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from amd_fused.losses._common.dtypes import compute_dtype
 from amd_fused.losses._common.triton.launch import Launch, Submit, on_device, run_all
+from amd_fused.losses.kd.operator import MAP_NUMBERS
 from amd_fused.losses.kd.triton.backward import kd_bwd_kernel
 from amd_fused.losses.kd.triton.formulas import NUMBERS
 from amd_fused.losses.kd.triton.forward import kd_row_fwd_kernel, kd_wide_fwd_kernel
@@ -34,6 +36,7 @@ WIDE_TILE = {torch.float32: 4096, torch.float64: 1024}
 BWD_TILE = 1024  # classes of a program of the backward pass
 # Short rows share a program, as long as this many programs remain and up to so many numbers.
 MANY_PROGRAMS, ROWS_TILE = 512, 1024
+LINE = 32  # positions side by side that a program takes at least: 128 bytes of float32
 
 
 def kd_fwd_triton(
@@ -45,38 +48,25 @@ def kd_fwd_triton(
     submit: Submit = run_all,
 ) -> tuple[Tensor, Tensor]:
     """The operator `kd_fwd` of kd/operator.py, which describes arguments and result."""
-    batch, width = student.shape
-    temperature, multiplier = numbers.tolist()
-    dtype = compute_dtype([student, teacher])
-    losses = student.new_empty(batch, dtype=dtype)
-    rows = student.new_empty(batch, NUMBERS, dtype=dtype)
-    args = (
-        student, teacher, losses, rows, batch, width, *student.stride(), *teacher.stride(),
-        *_two_floats(1 / temperature), *_two_floats(multiplier),
-        *_two_floats(temperature**2 / batch),
-    )  # fmt: skip
-    constants = {
-        "NORM": norm,
-        "FIXED_RADIUS": fixed_radius,
-        "ALIGN": _alignment(student, teacher),
-    }
-    if width <= MAX_TILE[dtype]:
-        tile = triton.next_power_of_2(width)
-        rows_each = _rows_each(batch, tile)
-        launch = Launch(
-            kd_row_fwd_kernel,
-            triton.cdiv(batch, rows_each),
-            args,
-            constants | {"ROWS": rows_each, "TILE": tile, "num_warps": _warps(rows_each * tile)},
-        )
-    else:
-        tile = WIDE_TILE[dtype]
-        # 512 threads have 128 registers each; left alone, ptxas aims at 64 and spills.
-        constants |= {"TILE": tile, "num_warps": 16, "maxnreg": 128}
-        launch = Launch(kd_wide_fwd_kernel, batch, args, constants)
-    with on_device(student.device):
-        submit([launch])
-    return losses.sum(), rows
+    rows = student.new_empty(len(student), NUMBERS, dtype=compute_dtype([student, teacher]))
+    maps = _as_map(student), _as_map(teacher)
+    return _forward(*maps, None, rows, numbers, norm, fixed_radius, submit), rows
+
+
+def kd_map_fwd_triton(
+    student: Tensor,
+    teacher: Tensor,
+    counted: Tensor | None,
+    numbers: Tensor,
+    norm: int,
+    fixed_radius: bool,
+    submit: Submit = run_all,
+) -> tuple[Tensor, Tensor]:
+    """The operator `kd_map_fwd`."""
+    batch, _, positions = student.shape
+    each = NUMBERS if norm else MAP_NUMBERS
+    rows = student.new_empty(batch, each, positions, dtype=compute_dtype([student, teacher]))
+    return _forward(student, teacher, counted, rows, numbers, norm, fixed_radius, submit), rows
 
 
 def kd_bwd_triton(
@@ -89,26 +79,130 @@ def kd_bwd_triton(
     teacher_grad: bool,
     submit: Submit = run_all,
 ) -> list[Tensor]:
-    """The operator `kd_bwd` of amd_fused/losses/kd/operator.py."""
-    batch, width = student.shape
-    temperature = numbers[0].item()
+    """The operator `kd_bwd`."""
     inputs = ((student, student_grad), (teacher, teacher_grad))
     gradients = [torch.empty_like(z) for z, needed in inputs if needed]
+    _backward(
+        grad_loss,
+        _as_map(student),
+        _as_map(teacher),
+        rows,
+        numbers,
+        [_as_map(z) for z in gradients],
+        student_grad,
+        teacher_grad,
+        submit,
+    )
+    return gradients
+
+
+def kd_map_bwd_triton(
+    grad_loss: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    rows: Tensor,
+    numbers: Tensor,
+    student_grad: bool,
+    teacher_grad: bool,
+    submit: Submit = run_all,
+) -> list[Tensor]:
+    """The operator `kd_map_bwd`."""
+    inputs = ((student, student_grad), (teacher, teacher_grad))
+    gradients = [torch.empty_like(z) for z, needed in inputs if needed]
+    _backward(
+        grad_loss,
+        student,
+        teacher,
+        rows,
+        numbers,
+        gradients,
+        student_grad,
+        teacher_grad,
+        submit,
+    )
+    return gradients
+
+
+def _as_map(z: Tensor) -> Tensor:
+    """[B, K] as one map [1, K, B]."""
+    return z.t().unsqueeze(0)
+
+
+def _forward(
+    student: Tensor,
+    teacher: Tensor,
+    counted: Tensor | None,
+    rows: Tensor,
+    numbers: Tensor,
+    norm: int,
+    fixed_radius: bool,
+    submit: Submit,
+) -> Tensor:
+    batch, width, positions = student.shape
+    temperature, multiplier = numbers.tolist()
+    dtype = rows.dtype
+    losses = student.new_empty(batch * positions, dtype=dtype)
+    args = (
+        student, teacher, losses if counted is None else counted.view(torch.uint8), losses, rows,
+        positions, width, *student.stride(), *teacher.stride(),
+        *_two_floats(1 / temperature), *_two_floats(multiplier),
+        *_two_floats(temperature**2 / (batch * positions)),
+    )  # fmt: skip
+    constants = {
+        "NORM": norm,
+        "FIXED_RADIUS": fixed_radius,
+        **_layout(rows),
+        "MASKED": counted is not None,
+        "ALIGN": _alignment(student, teacher),
+    }
+    if width <= MAX_TILE[dtype]:
+        tile = triton.next_power_of_2(width)
+        rows_each = _rows_each(student, tile, MAX_TILE[dtype])
+        launch = Launch(
+            kd_row_fwd_kernel,
+            batch * triton.cdiv(positions, rows_each),
+            args,
+            constants | {"ROWS": rows_each, "TILE": tile, "num_warps": _warps(rows_each * tile)},
+        )
+    else:
+        tile = WIDE_TILE[dtype]
+        # 512 threads have 128 registers each; left alone, ptxas aims at 64 and spills.
+        constants |= {"TILE": tile, "num_warps": 16, "maxnreg": 128}
+        launch = Launch(kd_wide_fwd_kernel, batch * positions, args, constants)
+    with on_device(student.device):
+        submit([launch])
+    return losses.sum()
+
+
+def _backward(
+    grad_loss: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    rows: Tensor,
+    numbers: Tensor,
+    gradients: Sequence[Tensor],
+    student_grad: bool,
+    teacher_grad: bool,
+    submit: Submit,
+) -> None:
+    batch, width, positions = student.shape
+    temperature = numbers[0].item()
     # The kernel does not touch the gradient that nobody wants: any tensor stands for it.
     d_z_s, d_z_t = gradients[0], gradients[-1]
     tile = min(BWD_TILE, triton.next_power_of_2(width))
-    rows_each = _rows_each(batch, tile)
+    rows_each = _rows_each(student, tile, BWD_TILE * 4)
     launch = Launch(
         kd_bwd_kernel,
-        triton.cdiv(batch, rows_each) * triton.cdiv(width, tile),
+        batch * triton.cdiv(positions, rows_each) * triton.cdiv(width, tile),
         (
-            grad_loss, student, teacher, rows, d_z_s, d_z_t, batch, width, *student.stride(),
-            *teacher.stride(), *d_z_s.stride(), *d_z_t.stride(),
-            *_two_floats(temperature**2 / batch),
+            grad_loss, student, teacher, rows, d_z_s, d_z_t, positions, width, *student.stride(),
+            *teacher.stride(), *d_z_s.stride(), *d_z_t.stride(), *_two_floats(1 / temperature),
+            *_two_floats(temperature**2 / (batch * positions)),
         ),
         {
             "NEEDS_S": student_grad,
             "NEEDS_T": teacher_grad,
+            **_layout(rows),
             "ROWS": rows_each,
             "TILE": tile,
             "ALIGN": _alignment(student, teacher, d_z_s, d_z_t),
@@ -119,7 +213,10 @@ def kd_bwd_triton(
     )  # fmt: skip
     with on_device(student.device):
         submit([launch])
-    return gradients
+
+
+def _layout(rows: Tensor) -> dict[str, int | bool]:
+    return {"NUMBERS": rows.shape[1], "MAP": rows.ndim == 3}
 
 
 def _two_floats(value: float) -> tuple[float, float]:
@@ -129,13 +226,17 @@ def _two_floats(value: float) -> tuple[float, float]:
     return high, value - high if math.isfinite(high) else 0.0
 
 
-def _alignment(*matrices: Tensor) -> int:
-    """Elements by which all rows are aligned to each other, up to 16."""
-    return math.gcd(16, matrices[0].shape[1], *(z.stride(0) for z in matrices))
+def _alignment(*maps: Tensor) -> int:
+    """Elements by which the logits of all positions are aligned to each other, up to 16."""
+    return math.gcd(16, maps[0].shape[1], *(z.stride(2) for z in maps))
 
 
-def _rows_each(batch: int, tile: int) -> int:
-    wanted = min(ROWS_TILE // tile, batch // MANY_PROGRAMS)
+def _rows_each(z: Tensor, tile: int, most: int) -> int:
+    """Positions of a program. Those that lie side by side fill whole lines of memory."""
+    batch, _, positions = z.shape
+    wanted = min(ROWS_TILE // tile, batch * positions // MANY_PROGRAMS)
+    if positions > 1 and z.stride(2) == 1 and z.stride(1) > 1:
+        wanted = max(wanted, min(LINE, positions, most // tile))
     return 1 << (wanted.bit_length() - 1) if wanted > 1 else 1
 
 

@@ -30,12 +30,23 @@ TESTS = {"a": ("smoke", "core"), "b": ("tests",)}
 pytest.importorskip("triton", reason="the dry form runs in Triton's interpreter")
 
 
-# Stage a has steps of both kinds, tests and benchmarks; b has more of them.
-@pytest.fixture(scope="module", params=["a", pytest.param("b", marks=pytest.mark.exhaustive)])
+# Steps of both kinds, tests and benchmarks, and one that is left out; whole stages are exhaustive.
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("a", ("build", "smoke", "losses")),
+        pytest.param(("a", gpu.STAGES["a"]), marks=pytest.mark.exhaustive),
+        pytest.param(("b", gpu.STAGES["b"]), marks=pytest.mark.exhaustive),
+    ],
+    ids=["few", "a", "b"],
+)
 def finished(request, tmp_path_factory):
-    """Stage, process, its log, and what it packed: by the part of a name that tells what it is."""
+    """Stage, steps, process, its log, and what it packed: by the part of a name that tells what it
+    is."""
     folder = tmp_path_factory.mktemp("gpu") / "new"
-    command = [sys.executable, "-m", "benchmarks", "gpu", request.param, "--dry-run"]
+    stage, chosen = request.param
+    command = [sys.executable, "-m", "benchmarks", "gpu", stage, "--dry-run"]
+    command += [] if chosen == gpu.STAGES[stage] else ["--steps", *chosen]
     done = subprocess.run(
         [*command, "--out", str(folder)],
         cwd=ROOT,
@@ -50,25 +61,27 @@ def finished(request, tmp_path_factory):
     with tarfile.open(packed) as archive:
         archive.extractall(folder, filter="data")
     files = {path.name.removeprefix(log.stem): path for path in folder.iterdir()}
-    return request.param, done, log.read_text(), files
+    return stage, chosen, done, log.read_text(), files
 
 
 def test_every_step_runs_or_says_why_not(finished):
-    stage, done, _, files = finished
+    stage, chosen, done, _, files = finished
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(files["-summary.json"].read_text())
     assert (summary["dry_run"], summary["stage"]) == (True, stage)
     assert summary["environment"]["torch"] == torch.__version__
     ran = {step["name"]: step for step in summary["steps"]}
-    assert tuple(ran) == gpu.STAGES[stage]
-    assert {name for name, step in ran.items() if step["status"] == "ok"} == set(RAN[stage])
+    assert tuple(ran) == chosen
+    assert {name for name, step in ran.items() if step["status"] == "ok"} == {*RAN[stage]} & {
+        *chosen
+    }
     left_out = [step for name, step in ran.items() if name not in RAN[stage]]
     assert all((s["status"], s["note"]) == ("left out", "dry run") for s in left_out)
 
 
 def test_tests_of_the_gpu_run_and_none_is_skipped_in_silence(finished):
-    stage, _, _, files = finished
-    for name in TESTS[stage]:
+    stage, chosen, _, _, files = finished
+    for name in set(TESTS[stage]) & set(chosen):
         suite = ElementTree.parse(files[f"-{name}.xml"]).getroot().find("testsuite")
         assert int(suite.get("tests")) >= 10
         assert suite.get("failures") == suite.get("errors") == "0"
@@ -79,8 +92,8 @@ def test_tests_of_the_gpu_run_and_none_is_skipped_in_silence(finished):
 
 
 def test_benchmarks_write_what_they_measured(finished):
-    stage, _, _, files = finished
-    for name in set(RAN[stage]) - set(TESTS[stage]) - {"small-set"}:
+    stage, chosen, _, _, files = finished
+    for name in set(RAN[stage]) & set(chosen) - set(TESTS[stage]) - {"small-set"}:
         result = json.loads(files[f"-{name}.json"].read_text())
         assert result["finished"] is True
         assert result["environment"]["device_type"] == "cpu"
@@ -88,7 +101,7 @@ def test_benchmarks_write_what_they_measured(finished):
 
 
 def test_triton_backend_is_what_the_dry_form_takes(finished):
-    stage, _, _, files = finished
+    stage, _, _, _, files = finished
     name = {"a": "losses", "b": "peers"}[stage]
     (case,) = json.loads(files[f"-{name}.json"].read_text())["cases"]
     titles = {v["key"]: (v["title"], v["status"]) for v in case["variants"]}
@@ -96,11 +109,11 @@ def test_triton_backend_is_what_the_dry_form_takes(finished):
 
 
 def test_summary_is_printed_last_and_the_log_has_every_step(finished):
-    stage, done, log, _ = finished
-    names = list(gpu.STAGES[stage])
+    stage, chosen, done, log, _ = finished
+    names = list(chosen)
     tail = done.stdout.splitlines()[-2 - len(names) : -2]
     assert [line.split("|")[1].strip() for line in tail] == names
-    assert [f"=== {name}: " in log for name in RAN[stage]] == [True] * len(RAN[stage])
+    assert all(f"=== {name}: " in log for name in set(RAN[stage]) & set(chosen))
 
 
 def test_exit_status_tells_a_failed_step(tmp_path, monkeypatch, capsys):

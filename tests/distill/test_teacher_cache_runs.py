@@ -130,6 +130,8 @@ def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path)
     assert_same_run(tmp_path / "live", tmp_path / "run")
 
 
+# test_teacher_cache_processes.py kills a process that fills a cache, without a trainer.
+@pytest.mark.exhaustive
 def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(tmp_path: Path) -> None:
     kills = said_by("distill.killed_trainer", str(tmp_path), "cache")
     assert int(kills) >= 4

@@ -6,6 +6,8 @@ roundings.
 
 from __future__ import annotations
 
+from itertools import product
+
 import cases
 import pytest
 import torch
@@ -34,8 +36,19 @@ def check(backend: str, given: Inputs, exact: list[torch.Tensor], eps: float = 1
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", SMALL)
-@every_backend
+@pytest.mark.parametrize(
+    ("backend", "shape"),
+    [
+        # More samples than threads, one by one in the interpreter.
+        pytest.param(
+            backend,
+            shape,
+            marks=[pytest.mark.exhaustive] * ((backend, shape) == ("triton", "many samples")),
+        )
+        for backend, shape in product(FUSED, SMALL)
+    ],
+    indirect=["backend"],
+)
 def test_is_the_formula_for_every_size(backend: str, shape: str, layout: str) -> None:
     given = inputs(shape, layout=layout)
     check(backend, given, oracle(given))

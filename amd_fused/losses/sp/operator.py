@@ -82,11 +82,11 @@ class _Distance(torch.autograd.Function):
             # student and teacher may be one tensor.
             views = [a.view_as(a) for a in wanted]
             again = by_input([gram(a, ctx.double) for a in views], ctx.needs_grad)
-            grams = [
+            gram_s, gram_t = (
                 g if new is None else new for g, new in zip((gram_s, gram_t), again, strict=True)
-            ]
-            loss = reference.similarity_distance(*grams, ctx.norm_p)
-            found = torch.autograd.grad(loss, views, grad_loss, create_graph=True)
+            )
+            loss = reference.similarity_distance(gram_s, gram_t, ctx.norm_p)
+            found = list(torch.autograd.grad(loss, views, grad_loss, create_graph=True))
         else:
             backward = torch.ops.amd_fused.sp_gram_bwd.default
             found = [backward(grad_loss * g, a) for g, a in zip(slopes, wanted, strict=True)]

@@ -24,9 +24,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(2)
 
 if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
-    from triton_interpreter import patch_once_a_launch
+    from triton_interpreter import patch_once_a_launch, round_doubles_to_bfloat16
 
     patch_once_a_launch()
+    round_doubles_to_bfloat16()
 
 from cuda_on_host import build
 

@@ -10,7 +10,7 @@ KERNELS = {
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
     "crd": ("triton", "cpp"),
-    "afd": ("triton", "cpp"),
+    "afd": ("triton", "cuda", "cpp"),
     "afds": ("triton", "cuda", "cpp"),
     "vid": ("triton", "cuda", "cpp"),
     "sp": ("cpp",),

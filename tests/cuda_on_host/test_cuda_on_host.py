@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import afd_oracle
 import afds_oracle
 import cases
 import pytest
@@ -72,6 +73,41 @@ def test_nor_of_afds(
         assert build.launched() == ["afds_fwd_kernel", "afds_bwd_kernel"]
     assert all(map(torch.equal, *results))
     assert all(a.isfinite().all() for a in results[0])
+
+
+MEANS = "afd_mean_kernel"
+
+
+@pytest.mark.parametrize(
+    ("size", "layout", "means"),
+    [
+        ((3, 20, 8, 8), "nchw", 0),
+        ((3, 20, 8, 8), "channels_last", 0),
+        ((2, 20, 24, 24), "nchw", 1),  # tiles of positions
+        ((1, 1040, 6, 6), "nchw", 1),  # groups of channels
+        ((1, 24, 30, 33), "channels_last", 1),  # groups of pixels
+        ((1, 530, 24, 24), "channels_last", 2),  # and tiles of channels
+        ((1, 530, 9, 7), "window", 2),
+    ],
+)
+def test_nor_of_afd_which_adds_up_the_parts_of_a_feature(
+    size: tuple[int, int, int, int],
+    layout: str,
+    means: int,
+    monkeypatch: pytest.MonkeyPatch,
+    poisoned: None,
+) -> None:
+    batch, channels, height, width = size
+    a, _ = cases.features((batch, channels, 1, height, width), layout=layout)
+    results = []
+    build.launched()
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv(ORDER, order)
+        results.append(afd_oracle.reduce("cuda", a))
+        assert build.launched() == ["afd_fwd_kernel", *[MEANS] * means, "afd_bwd_kernel"]
+    assert all(map(torch.equal, *results))
+    for ours, exact in zip(results[0], afd_oracle.reduced(a), strict=True):
+        assert relative_error(ours, exact) < 2e-6
 
 
 def launches_of(student: Any, teacher: Any) -> tuple[list[str], list[str]]:

@@ -33,6 +33,9 @@ KERNELS = {
     "amd_chunk_fwd_kernel",
     "amd_layers_fwd_kernel",
     "amd_bwd_kernel",
+    "afd_fwd_kernel",
+    "afd_mean_kernel",
+    "afd_bwd_kernel",
     "afds_fwd_kernel",
     "afds_bwd_kernel",
 }
@@ -102,6 +105,7 @@ def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocess
 ) -> None:
     """65,536 registers, in units of 8 a thread; the most threads that a block may have."""
     threads = {"amd_fused_fwd_kernel": 384, "amd_map_fwd_kernel": 128, "amd_bwd_kernel": 256}
+    threads |= {"afd_fwd_kernel": 256, "afd_bwd_kernel": 256}
     threads |= {"afds_fwd_kernel": 256, "afds_bwd_kernel": 256}
     checked = 0
     for _, log in compiled.values():
@@ -146,11 +150,12 @@ def test_features_move_16_bytes_at_a_time(
         pytest.skip("cuobjdump is not installed")
     found: dict[tuple[str, str, str], Counter[str]] = {}
     for capability, source in itertools.product(
-        capabilities, ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afds.cu")
+        capabilities, ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afd.cu", "afds.cu")
     ):
         found |= instructions(compiled[source][0], capability)
     for capability, kind in itertools.product(capabilities, "fd"):
         reading = {"amd_fused_fwd_kernel": 8, "amd_map_fwd_kernel": 8, "amd_bwd_kernel": 8}
+        reading |= {"afd_fwd_kernel": 8, "afd_bwd_kernel": 8}
         # Of both sides: four at once in either pass, and two at once.
         reading |= {"afds_fwd_kernel": 16, "afds_bwd_kernel": 4}
         for kernel, least in reading.items():
@@ -159,7 +164,7 @@ def test_features_move_16_bytes_at_a_time(
             print(kernel, kind, capability, {name: counts[name] for name in loads})
             # Rows and pixels, four loads under way at once.
             assert sum(counts[name] for name in loads) >= least
-        for kernel, least in (("amd_bwd_kernel", 8), ("afds_bwd_kernel", 4)):
+        for kernel, least in (("amd_bwd_kernel", 8), ("afd_bwd_kernel", 8), ("afds_bwd_kernel", 4)):
             counts = found[kernel, kind, capability]
             stores = {n: c for n, c in counts.items() if n.startswith("STG")}
             assert sum(count for name, count in stores.items() if "128" in name) >= least, stores

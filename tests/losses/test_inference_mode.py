@@ -39,7 +39,9 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
         "embeddings", ("embeddings", "planes", "bias"), amd_fused.lsh_loss,
         ("reference", "cpp", "triton"),
     ),
-    "afd": ("maps", ("maps", "attention"), amd_fused.afd_loss, ("reference", "cpp", "triton")),
+    "afd": (
+        "maps", ("maps", "attention"), amd_fused.afd_loss, ("reference", "cpp", "triton", "cuda"),
+    ),
     "afds": (
         "maps", ("maps", "importance"), amd_fused.afds_loss,
         ("reference", "cpp", "triton", "cuda"),

@@ -40,7 +40,7 @@ def afd_loss(
         teacher: T feature maps of the same samples, of any number and sizes, or one.
         attention: [B, T, S], the weight of each pair for each sample; over the student's maps they
             add up to 1 as a rule. Any floating dtype (it does not decide the result's).
-        backend: "auto", "triton", "cpp" or "reference". A named backend runs or raises. The
+        backend: "auto", "triton", "cuda", "cpp" or "reference". A named backend runs or raises. The
             environment variable AMD_FUSED_BACKEND replaces "auto".
 
     Returns:

@@ -15,7 +15,7 @@ from torch import Tensor
 from amd_fused import AFDLoss, afd_loss
 from amd_fused.losses.afd import operator
 
-FUSED = ["cpp", "triton"]
+FUSED = ["cpp", "triton", "cuda"]
 ALL = ["reference", *FUSED]
 every_backend = pytest.mark.parametrize("backend", FUSED, indirect=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from amd_fused import AFDLoss, afd_loss, reference
 
-FUSED = ["cpp", "triton"]
+FUSED = ["cpp", "triton", "cuda"]
 every_backend = pytest.mark.parametrize("backend", FUSED, indirect=True)
 with_reference = pytest.mark.parametrize("backend", ["reference", *FUSED], indirect=True)
 

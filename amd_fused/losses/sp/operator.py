@@ -86,7 +86,7 @@ class _Distance(torch.autograd.Function):
                 g if new is None else new for g, new in zip((gram_s, gram_t), again, strict=True)
             ]
             loss = reference.similarity_distance(*grams, ctx.norm_p)
-            found = torch.autograd.grad(loss, views, grad_loss, create_graph=True)
+            found = list(torch.autograd.grad(loss, views, grad_loss, create_graph=True))
         else:
             backward = torch.ops.amd_fused.sp_gram_bwd.default
             found = [backward(grad_loss * g, a) for g, a in zip(slopes, wanted, strict=True)]

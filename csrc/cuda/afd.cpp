@@ -2,8 +2,6 @@
 // its means where a block has not all of their sums. Backward, a launch a feature reads it once and
 // writes its gradient once. How a launch is cut follows from shape, strides and dtypes alone.
 
-#include <optional>
-
 #include "afd_args.h"
 #include "amd_plan.h"
 #include "amd_tensors.h"
@@ -69,7 +67,7 @@ void forward(const Tensor& features, Tensor& map, Tensor& means) {
   const OnDevice device(features);
   const Features x = features_of(features);
   AfdCut cut = cut_of({x}, features.size(0));
-  // Two blocks a multiprocessor, while each thread has rows for several rounds.
+  // Four blocks a multiprocessor, while each thread has rows for several rounds.
   while (cut.groups < kMostGroups &&
          int64_t(cut.batch) * cut.tiles * cut.groups < 4 * device.limits().multiprocessors &&
          cut.rows / (2 * cut.groups) >= rows_in(cut, 2))

@@ -42,17 +42,26 @@ __device__ __forceinline__ char* afd_begin(const AfdCut& cut, const AfdMatrix& x
   return static_cast<char*>(x.data) + (place.b * x.stride_b + column) * cut.itemsize;
 }
 
-// A slot of one element is the first of 16 bytes.
+// A thread's slots of rows first, first + step, ... < end, and zeros for those past it. A slot of
+// one element is the first of 16 bytes.
 template <bool kWide, typename T>
-__device__ __forceinline__ uint4 afd_load(int storage, const char* p) {
-  if constexpr (kWide) {
-    return __ldg(reinterpret_cast<const uint4*>(p));
-  } else {
-    uint4 bits{};
-    for_storage<T>(storage,
-                   [&](auto zero) { put(bits, 0, *reinterpret_cast<const decltype(zero)*>(p)); });
-    return bits;
-  }
+__device__ __forceinline__ void afd_load(int storage, const char* a, int64_t stride, int first,
+                                         int step, int end, uint4 (&bits)[kAfdLoads]) {
+  const auto load = [&](auto put_into) {
+#pragma unroll
+    for (int j = 0; j < kAfdLoads; ++j) {
+      const int row = first + j * step;
+      bits[j] = uint4{};
+      if (row < end) put_into(bits[j], a + row * stride);
+    }
+  };
+  if constexpr (kWide)
+    load([](uint4& to, const char* p) { to = __ldg(reinterpret_cast<const uint4*>(p)); });
+  else
+    for_storage<T>(storage, [&](auto zero) {
+      using S = decltype(zero);
+      load([](uint4& to, const char* p) { put(to, 0, *reinterpret_cast<const S*>(p)); });
+    });
 }
 
 template <bool kPixels, bool kWide, typename T>
@@ -68,12 +77,8 @@ __device__ __forceinline__ void add_up(const AfdForwardArgs<T>& args) {
   for (int base = 0; place.begin + base < place.end; base += kAfdLoads * place.step) {
     uint4 bits[kAfdLoads];
     T sums[kAfdLoads] = {};
-#pragma unroll
-    for (int j = 0; j < kAfdLoads; ++j) {
-      const int row = place.first + base + j * place.step;
-      const bool inside = place.active && row < place.end;
-      bits[j] = inside ? afd_load<kWide, T>(cut.storage, a + row * stride) : uint4{};
-    }
+    afd_load<kWide, T>(cut.storage, a, stride, place.first + base, place.step,
+                       place.active ? place.end : 0, bits);
     for_storage<T>(cut.storage, [&](auto zero) {
       using S = decltype(zero);
 #pragma unroll
@@ -171,12 +176,11 @@ __device__ __forceinline__ void gradient(const AfdBackwardArgs<T>& args) {
   for (int base = place.first; base < place.end; base += kAfdLoads * place.step) {
     uint4 bits[kAfdLoads];
     T of_row[kAfdLoads];
+    afd_load<kWide, T>(cut.storage, from, stride, base, place.step, place.end, bits);
 #pragma unroll
     for (int j = 0; j < kAfdLoads; ++j) {
       const int row = base + j * place.step;
-      if (row >= place.end) continue;
-      bits[j] = afd_load<kWide, T>(cut.storage, from + row * stride);
-      of_row[j] = kPixels ? factor(row) : shift(row);
+      if (row < place.end) of_row[j] = kPixels ? factor(row) : shift(row);
     }
     for_storage<T>(cut.storage, [&](auto zero) {
       using S = decltype(zero);
@@ -184,18 +188,19 @@ __device__ __forceinline__ void gradient(const AfdBackwardArgs<T>& args) {
       for (int j = 0; j < kAfdLoads; ++j) {
         const int row = base + j * place.step;
         if (row >= place.end) continue;
-        uint4 results;
-#pragma unroll
-        for (int k = 0; k < (kWide ? kElements<S> : 1); ++k) {
+        const auto result = [&](int k) {
           const T value = get<T, S>(bits[j], k);
-          put(results, k,
-              S(kPixels ? value * of_row[j] + of_columns[k] : value * of_columns[k] + of_row[j]));
-        }
+          return S(kPixels ? value * of_row[j] + of_columns[k] : value * of_columns[k] + of_row[j]);
+        };
         char* const out = to + row * stride_to;
-        if constexpr (kWide)
+        if constexpr (kWide) {
+          uint4 results;
+#pragma unroll
+          for (int k = 0; k < kElements<S>; ++k) put(results, k, result(k));
           __stwb(reinterpret_cast<uint4*>(out), results);
-        else
-          memcpy(out, &results, sizeof(S));
+        } else {
+          *reinterpret_cast<S*>(out) = result(0);
+        }
       }
     });
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -51,7 +52,8 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
     ),
     "crd": (
         "embeddings", ("embeddings", "planes", "planes", "samples", "normalizers"),
-        amd_fused.crd_loss, ("reference", "cpp", "triton", "cuda"),
+        functools.partial(amd_fused.crd_loss, temperature=10.0),
+        ("reference", "cpp", "triton", "cuda"),
     ),
 }  # fmt: skip
 CASES = [(name, backend) for name, (*_, backends) in LOSSES.items() for backend in backends]

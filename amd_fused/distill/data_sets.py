@@ -8,7 +8,7 @@ from typing import Any
 
 # A function of the settings that returns a DataSet, or where it stands: readers import libraries
 # that the others do without.
-# "own" is what a program gives to `train`.
+# "given" is what a program gives to `train`.
 DATA_SETS: dict[str, str | Callable[[Any], Any]] = {
     "digits": "amd_fused.distill.data.digits:load_digits",
     "mnist": "amd_fused.distill.data.mnist:load_mnist",
@@ -19,7 +19,7 @@ DATA_SETS: dict[str, str | Callable[[Any], Any]] = {
     "tiny-imagenet": "amd_fused.distill.data.folders:load_tiny_imagenet",
     "imagenet": "amd_fused.distill.data.folders:load_imagenet",
     "folder": "amd_fused.distill.data.folders:load_folder",
-    "own": "amd_fused.distill.data.own:load_nothing",
+    "given": "amd_fused.distill.data.own:load_nothing",
 }
 
 

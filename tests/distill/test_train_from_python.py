@@ -167,14 +167,14 @@ def test_images_of_ones_own_are_trained_on(
     )
     assert result.metrics["top1"] > 50
     run = RunDir(tmp_path / "run")
-    assert run.settings().data == "own"
-    assert "On 20 test images of own" in run.model_card.read_text()
+    assert run.settings().data == "given"
+    assert "On 20 test images of given" in run.model_card.read_text()
     # Others read what it reached, and say why they cannot repeat it.
     assert main(["table", str(tmp_path), "--output-dir", str(tmp_path / "table")]) == 0
     assert f"{result.metrics['top1']:.2f}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["evaluate", str(tmp_path / "run")])
-    assert "--data own stands for the data that a program gave to" in capsys.readouterr().err
+    assert "--data given stands for the data that a program gave to" in capsys.readouterr().err
 
 
 def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

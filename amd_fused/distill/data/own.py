@@ -36,7 +36,7 @@ class FromDataset:
 def load_nothing(settings: Settings) -> DataSet:
     """Raises a UsageError: what a program gave is not known to others."""
     raise UsageError(
-        "--data own stands for the data that a program gave to amd_fused.distill.train, and only "
+        "--data given stands for the data that a program gave to amd_fused.distill.train, and only "
         "it has them"
     )
 

@@ -79,7 +79,7 @@ def distill(
     if own.network is not None:
         settings = settings.changed(student=models.name_of(own.network))
     if own.data is not None:
-        settings = settings.changed(data="own")
+        settings = settings.changed(data="given")
     if teacher is not None:
         network = teacher.network_name
         if models.canonical(settings.teacher) != network:

@@ -37,8 +37,8 @@ class Options:
     components: str = setting(
         "objective",
         "apn",
-        "terms of Eq. 7 that AMD has, the others weighted by 0: a, of the whole maps, p, of their "
-        "positive and n, of their negative parts (Fig. 5)",
+        "terms of Eq. 7 that AMD has, the others weighted by 0: a, of the maps with the margin, p, "
+        "of the positive and n, of the negative maps (Fig. 5)",
         choices=("apn", "a", "p", "n", "ap", "an", "pn"),
     )
 

@@ -24,7 +24,7 @@ _DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (7, 2, 2, 2)), (0, (1, 1)))
 _AXES = {
     "gamma": "γ, weight of the AMD loss",
     "margin": "m, angular margin",
-    "components": "terms of Eq. 7: a of whole maps, p of positive, n of negative parts",
+    "components": "terms of Eq. 7: a of maps with the margin, p of positive, n of negative maps",
 }
 
 

@@ -110,13 +110,6 @@ AMD_INLINE typename Bits16<kCount>::Float from_f16(const void* p) {
   using Bits = Bits16<kCount>;
 #if defined(AMD_AVX2)
   typename Bits::Float result;
-#if defined(AMD_AVX512)
-  if (kCount == 16) {  // halves put together would go through memory
-    const __m512 wide = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
-    __builtin_memcpy((void*)&result, &wide, sizeof(result));
-    return result;
-  }
-#endif
   for (int i = 0; i < kCount; i += 8) {
     Float8 part = from_f16_8((const char*)p + 2 * i);
     __builtin_memcpy((char*)&result + 4 * i, &part, sizeof(part));
@@ -138,15 +131,6 @@ AMD_INLINE typename Bits16<kCount>::Narrow to_f16(typename Bits16<kCount>::Float
   using Bits = Bits16<kCount>;
 #if defined(AMD_AVX2)
   typename Bits::Narrow result;
-#if defined(AMD_AVX512)
-  if (kCount == 16) {
-    __m512 wide;
-    __builtin_memcpy(&wide, (const void*)&x, sizeof(x));
-    const __m256i half = _mm512_cvtps_ph(wide, 0);
-    __builtin_memcpy((void*)&result, &half, sizeof(result));
-    return result;
-  }
-#endif
   for (int i = 0; i < kCount; i += 8) {
     Float8 part;
     __builtin_memcpy(&part, (const char*)&x + 4 * i, sizeof(part));

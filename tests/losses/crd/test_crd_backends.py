@@ -18,6 +18,7 @@ from amd_fused.losses.crd import triton as crd_triton
 
 FUSED = ["cpp", "triton", "cuda"]
 every_backend = pytest.mark.parametrize("backend", FUSED, indirect=True)
+of_cuda = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -88,12 +89,13 @@ def test_candidates_of_several_stretches(
 
 @pytest.mark.parametrize("width", [32, 288])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@of_cuda
 def test_16_bytes_at_a_time_only_where_rows_begin_at_them(
-    cuda_on_host: None, dtype: torch.dtype, width: int
+    backend: str, dtype: torch.dtype, width: int
 ) -> None:
     """Otherwise running on the CPU fails; likewise where rows are wider than a warp holds."""
     given = inputs(width=width, dtype=dtype, bank_dtype=dtype)
-    expected = run("cuda", given)
+    expected = run(backend, given)
     for first, more in ((1, 0), (0, 1), (0, 32)):
         for name in ("student_bank", "teacher_bank"):
             bank = given[name]
@@ -102,12 +104,13 @@ def test_16_bytes_at_a_time_only_where_rows_begin_at_them(
             moved = moved[first:].view(len(bank), -1)[:, :width].copy_(bank)
             given[name] = moved
         tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype != torch.bfloat16 else {}
-        torch.testing.assert_close(run("cuda", given), expected, **tolerance)
+        torch.testing.assert_close(run(backend, given), expected, **tolerance)
 
 
 @pytest.mark.parametrize("width", [9, 300])
+@of_cuda
 def test_the_order_of_threads_and_blocks_changes_no_bit(
-    width: int, cuda_on_host: None, monkeypatch: pytest.MonkeyPatch, poisoned: None
+    backend: str, width: int, monkeypatch: pytest.MonkeyPatch, poisoned: None
 ) -> None:
     """What two threads write and read without a barrier between them would come out otherwise."""
     given = inputs(width=width, negatives=600)
@@ -115,7 +118,7 @@ def test_the_order_of_threads_and_blocks_changes_no_bit(
     build.launched()
     for order in ("forward", "reverse"):
         monkeypatch.setenv("AMD_FUSED_HOST_ORDER", order)
-        results.append(run("cuda", given))
+        results.append(run(backend, given))
         assert build.launched() == ["crd_fwd_kernel", "crd_sums_kernel"]
     assert all(map(torch.equal, *results))
     assert all(a.isfinite().all() for a in results[0])
@@ -212,10 +215,11 @@ def test_a_row_that_is_not_there_is_an_error_or_nan(backend: str, bad: int) -> N
 
 
 @pytest.mark.parametrize("bad", [-1, 40])
-def test_nor_is_a_samples_own_row_read_past_the_bank(cuda_on_host: None, bad: int) -> None:
+@of_cuda
+def test_nor_is_a_samples_own_row_read_past_the_bank(backend: str, bad: int) -> None:
     given = inputs()
     given["samples"][2, 0] = bad
-    assert call("cuda", given).isnan()
+    assert call(backend, given).isnan()
 
 
 def test_second_derivatives_are_refused_with_the_remedy() -> None:

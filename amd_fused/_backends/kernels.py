@@ -9,7 +9,7 @@ KERNELS = {
     "kd": ("triton", "cpp"),
     "nd": ("triton", "cpp"),
     "lsh": ("triton", "cpp"),
-    "crd": ("triton", "cpp"),
+    "crd": ("triton", "cuda", "cpp"),
     "afd": ("triton", "cuda", "cpp"),
     "afds": ("triton", "cuda", "cpp"),
     "vid": ("triton", "cuda", "cpp"),

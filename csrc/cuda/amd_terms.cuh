@@ -9,9 +9,6 @@ namespace cuda {
 
 constexpr int kWhole = kMaxQuadrants, kRegions = kMaxQuadrants + 1;
 
-__device__ __forceinline__ float exponential(float x) { return expf(x); }
-__device__ __forceinline__ double exponential(double x) { return exp(x); }
-
 // cos and sin of m theta by way of half turns: their range is reduced exactly and without the slow
 // path, which would keep numbers in local memory.
 __device__ __forceinline__ Cosine<float> cos_margin_direct(float n, float m) {

@@ -1,4 +1,5 @@
-// Elements as they lie in memory: loads of 16 bytes or of one element, and their conversion.
+// Elements as they lie in memory: loads of 16 bytes or of one element, and their conversion. And
+// what every kernel has of a GPU: shared memory, exp.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,6 +23,9 @@ __device__ __forceinline__ char* shared_memory() {
   return cuda_on_host::shared_memory();
 #endif
 }
+
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
 
 template <typename T>
 __device__ __forceinline__ T number(float x) {

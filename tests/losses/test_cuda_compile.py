@@ -38,6 +38,8 @@ KERNELS = {
     "afd_bwd_kernel",
     "afds_fwd_kernel",
     "afds_bwd_kernel",
+    "crd_fwd_kernel",
+    "crd_sums_kernel",
 }
 # A kernel's name out of its mangled one, and its compute type: f or d.
 NAME = f"({'|'.join(KERNELS)})I([fd])E"
@@ -107,6 +109,7 @@ def test_the_kernels_that_read_features_leave_room_for_two_blocks_a_multiprocess
     threads = {"amd_fused_fwd_kernel": 384, "amd_map_fwd_kernel": 128, "amd_bwd_kernel": 256}
     threads |= {"afd_fwd_kernel": 256, "afd_bwd_kernel": 256}
     threads |= {"afds_fwd_kernel": 256, "afds_bwd_kernel": 256}
+    threads |= {"crd_fwd_kernel": 256}
     checked = 0
     for _, log in compiled.values():
         for name, kind, _, registers, _ in resources(log):
@@ -150,7 +153,8 @@ def test_features_move_16_bytes_at_a_time(
         pytest.skip("cuobjdump is not installed")
     found: dict[tuple[str, str, str], Counter[str]] = {}
     for capability, source in itertools.product(
-        capabilities, ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afd.cu", "afds.cu")
+        capabilities,
+        ("amd_sample.cu", "amd_chunks.cu", "amd_grad.cu", "afd.cu", "afds.cu", "crd.cu"),
     ):
         found |= instructions(compiled[source][0], capability)
     for capability, kind in itertools.product(capabilities, "fd"):
@@ -158,6 +162,8 @@ def test_features_move_16_bytes_at_a_time(
         reading |= {"afd_fwd_kernel": 8, "afd_bwd_kernel": 8}
         # Of both sides: four at once in either pass, and two at once.
         reading |= {"afds_fwd_kernel": 16, "afds_bwd_kernel": 4}
+        # Of every dtype, some rows under way at once.
+        reading |= {"crd_fwd_kernel": 16}
         for kernel, least in reading.items():
             counts = found[kernel, kind, capability]
             loads = {name for name in counts if re.match(r"LDG\..*128", name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -17,10 +18,12 @@ def made(kind: str) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     if kind == "labels":
         return torch.randint(K, (B,), generator=generator)
+    if kind == "samples":
+        return torch.randint(H, (B, 3), generator=generator)
     shape = {
         "logits": (B, K), "embeddings": (B, D), "maps": (B, D, 4, 4), "means": (K, D),
         "planes": (H, D), "bias": (H,), "importance": (B, D), "variances": (D,),
-        "attention": (B, 1, 1),
+        "attention": (B, 1, 1), "normalizers": (2,),
     }[kind]  # fmt: skip
     return torch.randn(shape, generator=generator)
 
@@ -48,6 +51,11 @@ LOSSES: dict[str, tuple[str, tuple[str, ...], Callable[..., Tensor], tuple[str, 
     ),
     "vid": (
         "maps", ("maps", "variances"), amd_fused.vid_loss, ("reference", "cpp", "triton", "cuda"),
+    ),
+    "crd": (
+        "embeddings", ("embeddings", "planes", "planes", "samples", "normalizers"),
+        functools.partial(amd_fused.crd_loss, temperature=10.0),
+        ("reference", "cpp", "triton", "cuda"),
     ),
 }  # fmt: skip
 CASES = [(name, backend) for name, (*_, backends) in LOSSES.items() for backend in backends]

@@ -50,10 +50,10 @@ def crd_loss(
             constant. The released code sets Z = N mean(h) at the first batch and leaves it there.
         temperature: tau > 0.
         eps: added to the noise, > 0.
-        backend: "auto", "triton", "cpp" or "reference". "auto" is as said above, and products where
-            no kernel can run; a named backend runs or raises: "triton" and "cpp" read rows whatever
-            N is, "reference" holds [B, 1 + K, D] twice over. The environment variable
-            AMD_FUSED_BACKEND replaces "auto" where N is above 5 (1 + K).
+        backend: "auto", "triton", "cuda", "cpp" or "reference". "auto" is as said above, and
+            products where no kernel can run; a named backend runs or raises: "triton", "cuda" and
+            "cpp" read rows whatever N is, "reference" holds [B, 1 + K, D] twice over. The
+            environment variable AMD_FUSED_BACKEND replaces "auto" where N is above 5 (1 + K).
 
     Products are in float32 (float64), under autocast and for half precision too.
 
@@ -61,7 +61,7 @@ def crd_loss(
         0-d float32 tensor; float64 when student or teacher is float64. Gradients flow to student
         and teacher, whichever requires one. NaN and Inf in an embedding give NaN. A sample outside
         0 to N - 1 is an error on a CPU; on a GPU, where looking would stop the host, a negative
-        makes the loss NaN, and the sample itself a failed assertion of the device.
+        makes the loss NaN, and the sample itself that or a failed assertion of the device.
 
     Raises:
         TypeError, ValueError: an argument breaks its rule; the message names argument, rule and

@@ -118,7 +118,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no floor": ({"eps": 0}, ValueError, "eps must be finite and > 0, got 0"),
     "weights": ({"layer_weights": [1.0, 2.0]}, ValueError, "layer_weights must have one weight"),
     "a backend": ({"backend": "cpu"}, ValueError, "backend must be one of 'auto', .* got 'cpu'"),
-    "no kernels": ({"backend": "cuda"}, RuntimeError, "backend 'cuda' has no kernels of this loss"),
+    "on a CPU": ({"backend": "cuda"}, RuntimeError, "backend 'cuda' (is not u|runs on cu)"),
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from crd_oracle import inputs, oracle, run
+from cuda_on_host import build
 from measures import relative_error
 from torch import Tensor
 
@@ -15,8 +16,9 @@ from amd_fused import backends, crd_loss, reference
 from amd_fused.losses.crd import operator
 from amd_fused.losses.crd import triton as crd_triton
 
-FUSED = ["cpp", "triton"]
+FUSED = ["cpp", "triton", "cuda"]
 every_backend = pytest.mark.parametrize("backend", FUSED, indirect=True)
+of_cuda = pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,8 @@ SIZES = {
     "whole vectors": {"width": 32, "negatives": 64},
     "a vector and some": {"width": 19, "negatives": 33},
     "one number, one negative": {"width": 1, "negatives": 1, "rows": 2},
+    "wider than a warp holds": {"width": 530, "negatives": 40},
+    "wider, whole vectors": {"width": 544, "negatives": 40},
     "one sample": {"batch": 1, "width": 16, "rows": 3, "negatives": 100},
 }
 
@@ -73,9 +77,51 @@ def test_any_strides_and_integers_of_32_bits(backend: str) -> None:
     torch.testing.assert_close(run(backend, given), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_candidates_of_several_stretches_in_cpp() -> None:
-    check("cpp", inputs(rows=500, width=16, negatives=5000))
-    check("cpp", inputs(rows=500, width=16, negatives=5000, bank_dtype=torch.float16))
+@pytest.mark.parametrize("bank_dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("backend", "negatives"), [("cpp", 5000), ("cuda", 600)], indirect=["backend"]
+)
+def test_candidates_of_several_stretches(
+    backend: str, negatives: int, bank_dtype: torch.dtype
+) -> None:
+    check(backend, inputs(rows=500, width=16, negatives=negatives, bank_dtype=bank_dtype))
+
+
+@pytest.mark.parametrize("width", [32, 288])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@of_cuda
+def test_16_bytes_at_a_time_only_where_rows_begin_at_them(
+    backend: str, dtype: torch.dtype, width: int
+) -> None:
+    """Otherwise running on the CPU fails; likewise where rows are wider than a warp holds."""
+    given = inputs(width=width, dtype=dtype, bank_dtype=dtype)
+    expected = run(backend, given)
+    for first, more in ((1, 0), (0, 1), (0, 32)):
+        for name in ("student_bank", "teacher_bank"):
+            bank = given[name]
+            apart = torch.full((len(bank), width + more), torch.nan, dtype=dtype)
+            moved = torch.cat([torch.full((first,), torch.nan, dtype=dtype), apart.flatten()])
+            moved = moved[first:].view(len(bank), -1)[:, :width].copy_(bank)
+            given[name] = moved
+        tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype != torch.bfloat16 else {}
+        torch.testing.assert_close(run(backend, given), expected, **tolerance)
+
+
+@pytest.mark.parametrize("width", [9, 300])
+@of_cuda
+def test_the_order_of_threads_and_blocks_changes_no_bit(
+    backend: str, width: int, monkeypatch: pytest.MonkeyPatch, poisoned: None
+) -> None:
+    """What two threads write and read without a barrier between them would come out otherwise."""
+    given = inputs(width=width, negatives=600)
+    results = []
+    build.launched()
+    for order in ("forward", "reverse"):
+        monkeypatch.setenv("AMD_FUSED_HOST_ORDER", order)
+        results.append(run(backend, given))
+        assert build.launched() == ["crd_fwd_kernel", "crd_sums_kernel"]
+    assert all(map(torch.equal, *results))
+    assert all(a.isfinite().all() for a in results[0])
 
 
 @every_backend
@@ -157,14 +203,23 @@ def call(backend: str, given: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("bad", [-1, 40])
-def test_a_row_that_is_not_there_is_an_error_or_nan(bad: int) -> None:
+@every_backend
+def test_a_row_that_is_not_there_is_an_error_or_nan(backend: str, bad: int) -> None:
     given = inputs()
     given["samples"][2, 7] = bad
-    if backends()["cpp"] == "usable":
+    if backend == "cpp":
         with pytest.raises(RuntimeError, match=f"samples must be between 0 and 39, .* got {bad}"):
-            call("cpp", given)
-    if backends()["triton"] == "usable":
-        assert call("triton", given).isnan()
+            call(backend, given)
+    else:
+        assert call(backend, given).isnan()
+
+
+@pytest.mark.parametrize("bad", [-1, 40])
+@of_cuda
+def test_nor_is_a_samples_own_row_read_past_the_bank(backend: str, bad: int) -> None:
+    given = inputs()
+    given["samples"][2, 0] = bad
+    assert call(backend, given).isnan()
 
 
 def test_second_derivatives_are_refused_with_the_remedy() -> None:

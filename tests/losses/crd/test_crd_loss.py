@@ -173,7 +173,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one normaliser": ({"log_normalizers": torch.ones(1)}, ValueError, r"must be \[2\], of"),
     "temperature": ({"temperature": 0}, ValueError, "temperature must be finite and > 0, got 0"),
     "eps": ({"eps": -1e-7}, ValueError, "eps must be finite and > 0, got -1e-07"),
-    "backend": ({"backend": "cuda"}, RuntimeError, "backend 'cuda' has no kernels of this loss"),
+    "backend": ({"backend": "cpu"}, ValueError, "backend must be one of 'auto', .* got 'cpu'"),
 }  # fmt: skip
 
 

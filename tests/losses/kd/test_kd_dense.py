@@ -168,6 +168,7 @@ def test_is_torchs_divergence_of_the_positions_that_count(backend: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [kd_loss, spherical_kd_loss])
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
 @every
 def test_where_no_position_counts_loss_and_gradients_are_0(backend: str, loss: Any) -> None:
     """Whatever the logits are there."""
@@ -194,6 +195,7 @@ def test_what_is_not_finite_is_heard_where_it_counts_alone(backend: str) -> None
     assert kd_loss(z_s, z_t, target=target, ignore_index=VOID, backend=backend).isnan()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # numpy, in the interpreter
 @every
 def test_a_class_that_the_teacher_masks_adds_nothing(backend: str) -> None:
     z_s, z_t, _ = maps((2, 4, 3))

@@ -236,6 +236,7 @@ SUBJECTS = {
         dtypes=("float32", "float16"),
         layout=MAPS,
         backends=(),
+        runs_on="by its device",
         flops=rows.sp_flops,
         released=released.sp,
         weight=3000.0,

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -80,53 +79,47 @@ def kd_bwd_triton(
     teacher_grad: bool,
     submit: Submit = run_all,
 ) -> list[Tensor]:
-    """The operator `kd_bwd`."""
+    """The operators `kd_bwd` and, of maps, `kd_map_bwd`."""
     inputs = ((student, student_grad), (teacher, teacher_grad))
     gradients = [torch.empty_like(z) for z, needed in inputs if needed]
-    _backward(
-        grad_loss,
-        _as_map(student),
-        _as_map(teacher),
-        rows,
-        numbers,
-        [_as_map(z) for z in gradients],
-        student_grad,
-        teacher_grad,
-        submit,
-    )
+    student, teacher = _as_map(student), _as_map(teacher)
+    batch, width, positions = student.shape
+    temperature = numbers[0].item()
+    # The kernel does not touch the gradient that nobody wants: any tensor stands for it.
+    d_z_s, d_z_t = _as_map(gradients[0]), _as_map(gradients[-1])
+    tile = min(BWD_TILE, triton.next_power_of_2(width))
+    rows_each = _rows_each(student, tile)
+    launch = Launch(
+        kd_bwd_kernel,
+        batch * triton.cdiv(positions, rows_each) * triton.cdiv(width, tile),
+        (
+            grad_loss, student, teacher, rows, d_z_s, d_z_t, positions, width, *student.stride(),
+            *teacher.stride(), *d_z_s.stride(), *d_z_t.stride(), *_two_floats(1 / temperature),
+            *_two_floats(temperature**2 / (batch * positions)),
+        ),
+        {
+            "NEEDS_S": student_grad,
+            "NEEDS_T": teacher_grad,
+            **_layout(rows),
+            "ROWS": rows_each,
+            "TILE": tile,
+            "ALIGN": _alignment(student, teacher, d_z_s, d_z_t),
+            "num_warps": _warps(rows_each * tile, rows),
+            # Left to itself, ptxas aims at 72 in float64 and spills.
+            "maxnreg": 128,
+        },
+    )  # fmt: skip
+    with on_device(student.device):
+        submit([launch])
     return gradients
 
 
-def kd_map_bwd_triton(
-    grad_loss: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    rows: Tensor,
-    numbers: Tensor,
-    student_grad: bool,
-    teacher_grad: bool,
-    submit: Submit = run_all,
-) -> list[Tensor]:
-    """The operator `kd_map_bwd`."""
-    inputs = ((student, student_grad), (teacher, teacher_grad))
-    gradients = [torch.empty_like(z) for z, needed in inputs if needed]
-    _backward(
-        grad_loss,
-        student,
-        teacher,
-        rows,
-        numbers,
-        gradients,
-        student_grad,
-        teacher_grad,
-        submit,
-    )
-    return gradients
+kd_map_bwd_triton = kd_bwd_triton
 
 
 def _as_map(z: Tensor) -> Tensor:
-    """[B, K] as one map [1, K, B]."""
-    return z.t().unsqueeze(0)
+    """[B, K] as one map [1, K, B]; a map [B, K, N] as it is."""
+    return z if z.ndim == 3 else z.t().unsqueeze(0)
 
 
 def _forward(
@@ -174,47 +167,6 @@ def _forward(
     with on_device(student.device):
         submit([launch])
     return losses.sum()
-
-
-def _backward(
-    grad_loss: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    rows: Tensor,
-    numbers: Tensor,
-    gradients: Sequence[Tensor],
-    student_grad: bool,
-    teacher_grad: bool,
-    submit: Submit,
-) -> None:
-    batch, width, positions = student.shape
-    temperature = numbers[0].item()
-    # The kernel does not touch the gradient that nobody wants: any tensor stands for it.
-    d_z_s, d_z_t = gradients[0], gradients[-1]
-    tile = min(BWD_TILE, triton.next_power_of_2(width))
-    rows_each = _rows_each(student, tile)
-    launch = Launch(
-        kd_bwd_kernel,
-        batch * triton.cdiv(positions, rows_each) * triton.cdiv(width, tile),
-        (
-            grad_loss, student, teacher, rows, d_z_s, d_z_t, positions, width, *student.stride(),
-            *teacher.stride(), *d_z_s.stride(), *d_z_t.stride(), *_two_floats(1 / temperature),
-            *_two_floats(temperature**2 / (batch * positions)),
-        ),
-        {
-            "NEEDS_S": student_grad,
-            "NEEDS_T": teacher_grad,
-            **_layout(rows),
-            "ROWS": rows_each,
-            "TILE": tile,
-            "ALIGN": _alignment(student, teacher, d_z_s, d_z_t),
-            "num_warps": _warps(rows_each * tile, rows),
-            # Left to itself, ptxas aims at 72 in float64 and spills.
-            "maxnreg": 128,
-        },
-    )  # fmt: skip
-    with on_device(student.device):
-        submit([launch])
 
 
 def _layout(rows: Tensor) -> dict[str, int | bool]:

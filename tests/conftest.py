@@ -24,10 +24,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(2)
 
 if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
-    from triton_interpreter import patch_once_a_launch, round_doubles_to_bfloat16
+    import triton_interpreter
 
-    patch_once_a_launch()
-    round_doubles_to_bfloat16()
+    triton_interpreter.patch_once_a_launch()
+    triton_interpreter.leave_out_overflow()
+    triton_interpreter.remember_types()
+    triton_interpreter.round_doubles_to_bfloat16()
 
 from cuda_on_host import build
 

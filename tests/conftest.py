@@ -29,7 +29,7 @@ if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
     triton_interpreter.patch_once_a_launch()
     triton_interpreter.leave_out_overflow()
     triton_interpreter.remember_types()
-    triton_interpreter.round_doubles_to_bfloat16()
+    triton_interpreter.cast_bfloat16_exactly()
 
 from cuda_on_host import build
 

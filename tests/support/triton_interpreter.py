@@ -1,7 +1,7 @@
 """Triton's interpreter, several times as fast and with the bfloat16 of a device.
 
-The interpreter spends its time on Python's side of each operation, not on numpy's, and most of that on
-what it has worked out before. Nothing here changes a bit of a result:
+The interpreter spends its time on Python's side of each operation, not on numpy's, and most of
+that on what it has worked out before. Nothing here changes a bit of a result:
 
 - It puts its own functions into ``triton.language`` before a kernel runs, and once more before every
   call of a function inside it: here once a launch.

@@ -26,9 +26,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
     import triton_interpreter
 
-    triton_interpreter.patch_once_a_launch()
+    triton_interpreter.patch_once()
     triton_interpreter.leave_out_overflow()
     triton_interpreter.remember_types()
+    triton_interpreter.reduce_rows_at_once()
     triton_interpreter.cast_bfloat16_exactly()
 
 from cuda_on_host import build

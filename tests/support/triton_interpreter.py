@@ -1,10 +1,10 @@
 """Triton's interpreter, several times as fast and with the bfloat16 of a device.
 
-The interpreter spends its time on Python's side of each operation, not on numpy's, and most of
+The interpreter spends its time not in numpy but on Python's side of each operation, and most of
 that on what it has worked out before. Nothing here changes a bit of a result:
 
-- It puts its own functions into ``triton.language`` before a kernel runs, and once more before every
-  call of a function inside it: here once a launch.
+- It puts its own functions into ``triton.language`` before a kernel and every function that this
+  calls, and takes them out after a kernel: here they stay.
 - It asks of every sum of integers whether it overflowed, and drops the answer unless it debugs.
 - It works out a type's shape, name and numpy type anew for every value: here once a type.
 
@@ -18,9 +18,10 @@ import dataclasses
 from collections.abc import Callable, Hashable
 from functools import cache
 from inspect import ismodule
+from types import SimpleNamespace
 from typing import Any
 
-import numpy
+import numpy as np
 from triton import language
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
@@ -43,35 +44,55 @@ def cast_bfloat16_exactly() -> None:
         if given == wanted or half not in (given, wanted):
             return cast(builder, source, target)
         if given == half:
-            bits = source.data.astype(numpy.uint32) << 16
-            exact = interpreter.TensorHandle(bits.view(numpy.float32), single)
+            bits = source.data.astype(np.uint32) << 16
+            exact = interpreter.TensorHandle(bits.view(np.float32), single)
             return exact if wanted == single else cast(builder, exact, target)
-        numbers = source.data.astype(numpy.float32)
-        bits = numbers.view(numpy.uint32)
+        numbers = source.data.astype(np.float32)
+        bits = numbers.view(np.uint32)
         to_nearest_even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        rounded = numpy.where(numpy.isnan(numbers), 0x7FC0, to_nearest_even)
-        return interpreter.TensorHandle(rounded.astype(numpy.uint16), half)
+        rounded = np.where(np.isnan(numbers), 0x7FC0, to_nearest_even)
+        return interpreter.TensorHandle(rounded.astype(np.uint16), half)
 
     interpreter.InterpreterBuilder.cast_impl = cast_by_bits
 
 
-def patch_once_a_launch() -> None:
-    patch, launch = interpreter._patch_lang, interpreter.GridExecutor.__call__
-    patched: set[frozenset[str]] = set()
+def patch_once() -> None:
+    patch, patched = interpreter._patch_lang, set[frozenset[str]]()
 
-    def patch_once(function: Callable[..., object]) -> Any:
+    def patch_the_first_time(function: Callable[..., object]) -> Any:
         languages = _languages(function)
-        if languages in patched:
-            return None
-        patched.add(languages)
-        return patch(function)
+        if languages not in patched:
+            patch(function)
+            patched.add(languages)
+        return SimpleNamespace(restore=lambda: None)
 
-    def fresh_launch(executor: Any, *args: Any, **kwargs: Any) -> None:
-        patched.clear()  # the one before has put everything back
-        launch(executor, *args, **kwargs)
+    interpreter._patch_lang = patch_the_first_time
 
-    interpreter._patch_lang = patch_once
-    interpreter.GridExecutor.__call__ = fresh_launch
+
+def reduce_rows_at_once() -> None:
+    """By a function of the kernel's own: row after row, where the interpreter takes number after
+    number in the same order."""
+    one_by_one = interpreter.ReduceOps.generic_reduce
+
+    def row_by_row(reduction: Any, values: Any) -> Any:
+        if reduction.axis is None or len(values[0].shape) < 2:
+            return one_by_one(reduction, values)
+        kinds = [value.dtype for value in values]
+        along = (np.moveaxis(value.handle.data, reduction.axis, 0) for value in values)
+        rows = zip(*along, strict=True)
+        totals = next(rows)
+        for row in rows:
+            both = map(reduction.to_tensor, totals + row, kinds * 2)
+            sums = reduction.combine_fn.fn(*both)
+            sums = sums if isinstance(sums, tuple) else (sums,)
+            totals = tuple(
+                total.handle.data.astype(data.dtype) for total, data in zip(sums, row, strict=True)
+            )
+        if reduction.keep_dims:
+            totals = tuple(np.expand_dims(total, reduction.axis) for total in totals)
+        return list(map(reduction.to_tensor, totals, kinds))
+
+    interpreter.ReduceOps.generic_reduce = row_by_row
 
 
 def leave_out_overflow() -> None:
@@ -81,7 +102,7 @@ def leave_out_overflow() -> None:
 
 
 def remember_types() -> None:
-    """A type's name says all that is worked out of it: pointers are all of one address space here."""
+    """A type's name says all that is worked out of it: pointers are of one address space here."""
     core = language.core
     core.tensor.__init__ = _once_a_type(core.tensor.__init__)
     core.block_type.__init__ = _once_a_shape(core.block_type.__init__)
@@ -99,8 +120,18 @@ def remember_types() -> None:
         alike = getattr(left.type, "shape", None) is getattr(right.type, "shape", None)
         return (left, right) if alike else broadcast(semantic, left, right)
 
+    check = TritonSemantic.binary_op_type_checking_impl
+    computed = (language.float32, language.float64)
+
+    def check_what_differs(semantic: Any, left: Any, right: Any, *args: Any, **kwargs: Any) -> Any:
+        tensors = isinstance(left, core.tensor) and isinstance(right, core.tensor)
+        if tensors and left.type is right.type and left.dtype in computed:
+            return left, right
+        return check(semantic, left, right, *args, **kwargs)
+
     core.dtype.__eq__ = is_or_equals
     TritonSemantic.broadcast_impl_value = broadcast_what_differs
+    TritonSemantic.binary_op_type_checking_impl = check_what_differs
 
 
 def _known_by(key: Callable[..., Hashable], function: Callable[..., Any]) -> Callable[..., Any]:

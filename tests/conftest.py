@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
+
+# While modules are imported and tests collected there is no garbage, and looking for it would take
+# half of the time.
+gc.disable()
 
 # Before torch starts its threads: several processes of pytest-xdist share the cores, and a thread
 # that waits for others is not to keep one busy.
@@ -50,6 +55,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest files first."""
     order = {stem: place for place, stem in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: the garbage collector goes through what comes after."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from amd_fused._backends import build_info
+from amd_fused._backends.constants import constant_in_graphs
 from amd_fused._backends.kernels import BACKENDS, KERNELS
 
 ENVIRONMENT_VARIABLE = "AMD_FUSED_BACKEND"
@@ -29,7 +30,7 @@ def backends() -> dict[str, str]:
     return {name: _state(name) for name in BACKENDS if name != "auto"}
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def choose(
     owner: str,
     backend: str,

@@ -10,6 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from amd_fused._backends.constants import constant_in_graphs
+
 
 def warn_of_constant_maps(
     owner: str, students: Sequence[Tensor], teachers: Sequence[Tensor], local_weight: float
@@ -41,7 +43,7 @@ def warn_of_constant_relations(owner: str, students: Sequence[Tensor], batch: in
           "the DataLoader)")  # fmt: skip
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def _warn(owner: str, reason: str) -> None:
     _once(f"{owner}: the gradient is 0 whatever the student does: {reason}")
 

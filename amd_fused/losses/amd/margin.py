@@ -11,7 +11,7 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 from functools import lru_cache
 
-import torch
+from amd_fused._backends.constants import constant_in_graphs
 
 # Rounding error of the sum is about eps times the sum of absolute coefficients. Past this bound the
 # direct form (trigonometric functions) is the more accurate one: margins above about 5.
@@ -20,7 +20,7 @@ _MAX_ABSOLUTE_SUM = 16.0
 _TERMS = 96
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def margin_polynomial(margin: float, double: bool) -> list[float] | None:
     """Coefficients c with ``cos(margin * arccos(1 - n)) = sum_k c[k] * (2 n - 1)**k`` on [0, 1].
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distill.tiny_runs import Crash, assert_same_run, crash, in_step, tiny
 
 pytest.importorskip("accelerate")
 
-from amd_fused.distill import engine, sweep
+from amd_fused.distill import engine, recipes, sweep
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
 from amd_fused.distill.engine import cached_teacher, objective
@@ -270,11 +271,16 @@ def test_a_sweep_has_a_cache_for_each_teacher_and_what_is_taken_of_it() -> None:
         assert {point.settings.teacher_cache for point in points[0]} == {where}
 
 
-def test_students_of_a_sweep_share_what_the_teacher_gave(tmp_path: Path, passes: list[int]) -> None:
-    options = ["--train-size=40", "--batch-size=20", "--epochs=1", "--quiet", "--seeds=1"]
-    options += ["--teacher=wrn10-1", "--student=wrn10-1", "--methods", "amd-g", "at", "kd", "skd"]
-    options += ["--output-dir", str(tmp_path / "out"), "--teacher-cache", str(tmp_path / "cache")]
-    assert main(["sweep", *options]) == 0
+def test_students_of_a_sweep_share_what_the_teacher_gave(
+    tmp_path: Path, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "finish", lambda *_: None)
+    tiny_sizes = {"train_size": 40, "test_size": 100, "batch_size": 20, "epochs": 1}
+    networks = {"teacher": "wrn10-1", "student": "wrn10-1"}
+    recipe = replace(recipes.get("digits"), teacher_settings=tiny_sizes)
+    overrides = {**tiny_sizes, **networks, "teacher_cache": str(tmp_path / "cache")}
+    methods = tuple(map(parse, ("amd-g", "at", "kd", "skd")))
+    sweep.run(recipe, overrides, tmp_path / "out", methods=methods, seeds=1, grid={}, **QUIET)
     # Two steps for the first of each pair.
     assert passes == [20] * 4
     caches = {path.name for path in (tmp_path / "cache" / "seed-0").iterdir()}

@@ -21,6 +21,7 @@ from killing import end, start
 from torch import Tensor, nn
 
 from amd_fused.distill import engine
+from amd_fused.distill.data import digits
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.errors import TrainingError, UsageError
@@ -138,6 +139,7 @@ def train(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    digits.load_digits(tiny())  # what that imports, it imports once
     children = []
     for number in ("0", "1"):
         os.environ |= {"RANK": number, "LOCAL_RANK": number}

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from amd_fused._backends import build_info
-from amd_fused._backends.constants import constant_in_graphs
 from amd_fused._backends.kernels import BACKENDS, KERNELS
+from amd_fused._compiler import constant_result
 
 ENVIRONMENT_VARIABLE = "AMD_FUSED_BACKEND"
 # The order in which "auto" tries them, by the tensors' device type.
@@ -30,7 +30,7 @@ def backends() -> dict[str, str]:
     return {name: _state(name) for name in BACKENDS if name != "auto"}
 
 
-@constant_in_graphs
+@constant_result
 def choose(
     owner: str,
     backend: str,

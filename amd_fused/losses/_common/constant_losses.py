@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from amd_fused._backends.constants import constant_in_graphs
+from amd_fused._compiler import constant_result
 
 
 def warn_of_constant_maps(
@@ -43,7 +43,7 @@ def warn_of_constant_relations(owner: str, students: Sequence[Tensor], batch: in
           "the DataLoader)")  # fmt: skip
 
 
-@constant_in_graphs
+@constant_result
 def _warn(owner: str, reason: str) -> None:
     _once(f"{owner}: the gradient is 0 whatever the student does: {reason}")
 

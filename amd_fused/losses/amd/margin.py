@@ -11,7 +11,7 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 from functools import lru_cache
 
-from amd_fused._backends.constants import constant_in_graphs
+from amd_fused._compiler import constant_result
 
 # Rounding error of the sum is about eps times the sum of absolute coefficients. Past this bound the
 # direct form (trigonometric functions) is the more accurate one: margins above about 5.
@@ -20,7 +20,7 @@ _MAX_ABSOLUTE_SUM = 16.0
 _TERMS = 96
 
 
-@constant_in_graphs
+@constant_result
 def margin_polynomial(margin: float, double: bool) -> list[float] | None:
     """Coefficients c with ``cos(margin * arccos(1 - n)) = sum_k c[k] * (2 n - 1)**k`` on [0, 1].
 

@@ -43,8 +43,19 @@ def same(a: Result, b: Result) -> bool:
     return torch.equal(a.loss, b.loss) and all(map(torch.equal, a.grads, b.grads))
 
 
-@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        *((shape, "nchw") for shape in SHAPES),
+        *(
+            # Two hundred samples take their time.
+            pytest.param(
+                shape, "channels_last", marks=[pytest.mark.exhaustive] * ("wider" in shape)
+            )
+            for shape in SHAPES
+        ),
+    ],
+)
 def test_the_order_of_threads_and_blocks_changes_no_bit(
     shape: str, layout: str, monkeypatch: pytest.MonkeyPatch, poisoned: None
 ) -> None:

@@ -1,7 +1,7 @@
 """Every instruction set that the C++ kernels are compiled for computes the same, for every loss.
 
-In processes of their own: what a process has once chosen, it keeps. On a machine that lacks one of
-them, its name stands for the widest there is.
+What a process has once chosen, it keeps: the widest here, each other in a process of its own. On a
+machine that lacks one of them, its name stands for the widest there is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from amd_fused import (
     vid_loss,
 )
 
-ISAS = ("baseline", "avx2", "avx512")
+NARROWER = ("baseline", "avx2")
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SAVE = "import sys, torch, test_instruction_sets as t; torch.save(t.everything(), sys.argv[1])"
 
@@ -147,12 +147,13 @@ def test_every_instruction_set_gives_the_same_result(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for isa in ISAS
+        for isa in NARROWER
     ]
+    widest = everything()
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    baseline, *others = (torch.load(tmp_path / isa) for isa in ISAS)
+    baseline, *others = (*(torch.load(tmp_path / isa) for isa in NARROWER), widest)
     assert len(baseline) == 32 + 8 * 5 + 8 + 12 + 16 + 2 * 16 + 4 + 8 + 8
     for other in others:
         assert other.keys() == baseline.keys()

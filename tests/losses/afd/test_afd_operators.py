@@ -9,6 +9,7 @@ import cases
 import pytest
 import torch
 from afd_oracle import Inputs, inputs, oracle, reduce, reduced, run, upstreams
+from exhaustive import every_compiler
 from measures import relative_error
 from torch import Tensor
 
@@ -73,18 +74,20 @@ def test_opcheck_passes(backend: str, layout: str) -> None:
         assert set(torch.library.opcheck(backward, arguments).values()) == {"SUCCESS"}
 
 
+@every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_module_compiles_to_one_graph_with_the_same_result(backend: str) -> None:
+def test_module_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     students, teachers, _ = inputs("3x5")
     torch.manual_seed(1)
     criterion = AFDLoss([5, 5], [3, 3], attention_features=4, backend=backend).eval()
     results = []
-    for function in (criterion, torch.compile(criterion, fullgraph=True)):
+    compiled = torch.compile(criterion, fullgraph=True, backend=compiler)
+    for function in (criterion, compiled):
         leaves = [a.detach().requires_grad_() for a in students]
         loss = function(leaves, teachers)
         results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
+    for eager, traced in zip(*results, strict=True):
+        torch.testing.assert_close(traced, eager, rtol=1e-4, atol=1e-6)
 
 
 def test_compiles_with_dynamic_shapes() -> None:

@@ -7,12 +7,11 @@ roundings.
 
 from __future__ import annotations
 
-from itertools import product
-
 import cases
 import pytest
 import torch
 from afd_oracle import inputs, oracle, reduce, reduced, run
+from exhaustive import every_size
 from measures import relative_error
 from torch import Tensor
 
@@ -47,19 +46,7 @@ def check_loss(backend: str, shape: str, dtypes: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
-@pytest.mark.parametrize(
-    ("backend", "shape"),
-    [
-        # More samples than threads, one by one in the interpreter.
-        pytest.param(
-            backend,
-            shape,
-            marks=[pytest.mark.exhaustive] * ((backend, shape) == ("triton", "many samples")),
-        )
-        for backend, shape in product(FUSED, cases.SHAPES)
-    ],
-    indirect=["backend"],
-)
+@every_size(FUSED, cases.SHAPES)
 def test_means_are_the_formulas_for_every_size(backend: str, shape: str, layout: str) -> None:
     for a in cases.features(cases.SHAPES[shape], layout=layout):
         check_reduction(backend, a)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from afds_oracle import Inputs, inputs, oracle, run
+from exhaustive import every_compiler
 from measures import relative_error
 
 from amd_fused import AFDSLoss, afds_loss, reference
@@ -51,17 +52,19 @@ def test_opcheck_passes(backend: str, layout: str) -> None:
         assert set(torch.library.opcheck(backward, arguments).values()) == {"SUCCESS"}
 
 
+@every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_module_compiles_to_one_graph_with_the_same_result(backend: str) -> None:
+def test_module_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     student, teacher, _ = inputs("3x5")
     criterion = AFDSLoss((5, 3, 5), "se", backend=backend)
     results = []
-    for function in (criterion, torch.compile(criterion, fullgraph=True)):
+    compiled = torch.compile(criterion, fullgraph=True, backend=compiler)
+    for function in (criterion, compiled):
         leaf = student.detach().requires_grad_()
         loss = function(leaf, teacher)
         results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
-    for eager, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
+    for eager, traced in zip(*results, strict=True):
+        torch.testing.assert_close(traced, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_compiles_with_dynamic_shapes() -> None:

@@ -6,12 +6,11 @@ roundings.
 
 from __future__ import annotations
 
-from itertools import product
-
 import cases
 import pytest
 import torch
 from afds_oracle import Inputs, inputs, oracle, run
+from exhaustive import every_size
 from measures import relative_error
 
 from amd_fused import afds_loss, reference
@@ -33,19 +32,7 @@ def check(backend: str, given: Inputs, exact: list[torch.Tensor], eps: float = 1
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize(
-    ("backend", "shape"),
-    [
-        # More samples than threads, one by one in the interpreter.
-        pytest.param(
-            backend,
-            shape,
-            marks=[pytest.mark.exhaustive] * ((backend, shape) == ("triton", "many samples")),
-        )
-        for backend, shape in product(FUSED, SMALL)
-    ],
-    indirect=["backend"],
-)
+@every_size(FUSED, SMALL)
 def test_is_the_formula_for_every_size(backend: str, shape: str, layout: str) -> None:
     given = inputs(shape, layout=layout)
     check(backend, given, oracle(given))

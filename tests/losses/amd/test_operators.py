@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from itertools import product
 from typing import Any
 
 import cases
 import pytest
 import torch
+from exhaustive import every_compiler
 from measures import relative_error, run
 from torch import Tensor, nn
 
@@ -56,9 +58,19 @@ FORWARD_CASES = {
 }
 
 
-@pytest.mark.parametrize("arguments", FORWARD_CASES.values(), ids=FORWARD_CASES.keys())
-@pytest.mark.parametrize("backend", FUSED, indirect=True)
-def test_opcheck_passes_for_forward(backend: str, arguments: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("backend", "case"),
+    [
+        # One of the interpreter's: what differs between them is the same for every backend.
+        pytest.param(
+            *both, marks=[pytest.mark.exhaustive] * (both[0] == "triton" and both[1] != "student")
+        )
+        for both in product(FUSED, FORWARD_CASES)
+    ],
+    indirect=["backend"],
+)
+def test_opcheck_passes_for_forward(backend: str, case: str) -> None:
+    arguments = FORWARD_CASES[case]
     operator = getattr(torch.ops.amd_fused, f"amd_fwd_{backend}").default
     results = torch.library.opcheck(operator, arguments)
     assert set(results.values()) == {"SUCCESS"}
@@ -76,17 +88,21 @@ def test_opcheck_passes_for_backward(backend: str, layout: str) -> None:
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
-def test_compiles_to_one_graph_with_the_same_result(backend: str, reduction: str) -> None:
+@every_compiler
+def test_compiles_to_one_graph_with_the_same_result(
+    backend: str, reduction: str, compiler: str
+) -> None:
     students, teachers = pairs()
     loss = AMDLoss(backend=backend, reduction=reduction)
-    compiled = torch.compile(loss, fullgraph=True)
+    compiled = torch.compile(loss, fullgraph=True, backend=compiler)
     eager, traced = run(loss, students, teachers), run(compiled, students, teachers)
     assert torch.equal(eager.loss, traced.loss)
     assert all(torch.equal(a, b) for a, b in zip(eager.grads, traced.grads, strict=True))
 
 
-def test_compiles_with_dynamic_shapes_and_changing_options() -> None:
-    compiled = torch.compile(cpp, fullgraph=True, dynamic=True)
+@every_compiler
+def test_compiles_with_dynamic_shapes_and_changing_options(compiler: str) -> None:
+    compiled = torch.compile(cpp, fullgraph=True, dynamic=True, backend=compiler)
     for batch, margin in ((2, 1.35), (3, 2.5), (5, 9.0)):
         student, teacher = cases.features((batch, 4, 6, 8, 6))
         traced = run(compiled, student, teacher, margin=margin)

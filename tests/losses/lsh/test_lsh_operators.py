@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from exhaustive import every_compiler
 from lsh_oracle import inputs, oracle, run
 from measures import relative_error
 
@@ -61,10 +62,11 @@ def test_opcheck_passes_for_the_kernel_that_writes_in_place() -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
+@every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_compiles_to_one_graph_with_the_same_result(backend: str) -> None:
+def test_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     given = inputs()
-    compiled = torch.compile(lsh_loss, fullgraph=True)
+    compiled = torch.compile(lsh_loss, fullgraph=True, backend=compiler)
     results = []
     for function in (lsh_loss, compiled):
         student = given.student.detach().requires_grad_()

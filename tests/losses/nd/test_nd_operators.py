@@ -5,6 +5,7 @@ from __future__ import annotations
 import embeddings
 import pytest
 import torch
+from exhaustive import every_compiler
 from measures import relative_error
 from nd_oracle import Inputs, inputs, oracle, run
 
@@ -50,18 +51,20 @@ def test_opcheck_passes(backend: str) -> None:
         assert set(results.values()) == {"SUCCESS"}
 
 
+@every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
-def test_module_compiles_to_one_graph_with_the_same_result(backend: str) -> None:
+def test_module_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     given = inputs("odd")
     criterion = NDLoss(given.class_means, backend=backend)
     results = []
-    for function in (criterion, torch.compile(criterion, fullgraph=True)):
+    compiled = torch.compile(criterion, fullgraph=True, backend=compiler)
+    for function in (criterion, compiled):
         student = given.student.detach().requires_grad_()
         loss = function(student, given.teacher, given.target)
         results.append((loss.detach(), *torch.autograd.grad(loss, student)))
-    for eager, compiled in zip(*results, strict=True):
+    for eager, traced in zip(*results, strict=True):
         # Inductor takes the mean, and the reference's own sums, in another order.
-        torch.testing.assert_close(compiled, eager, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(traced, eager, rtol=1e-6, atol=1e-6)
 
 
 def test_compiles_with_dynamic_shapes() -> None:

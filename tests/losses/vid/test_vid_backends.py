@@ -5,6 +5,7 @@ from __future__ import annotations
 import cases
 import pytest
 import torch
+from exhaustive import every_size
 from measures import relative_error
 from torch import Tensor
 from vid_oracle import EPS, inputs, oracle, run
@@ -24,8 +25,7 @@ def check(backend: str, given: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
-@pytest.mark.parametrize("shape", cases.SHAPES)
-@every_backend
+@every_size(FUSED, cases.SHAPES)
 def test_is_the_formula_for_every_size(backend: str, shape: str, layout: str) -> None:
     check(backend, inputs(shape, layout=layout))
 

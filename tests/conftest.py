@@ -63,7 +63,9 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
+    """Libraries look whether all that they made was freed."""
     gc.unfreeze()
 
 

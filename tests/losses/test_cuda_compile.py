@@ -7,18 +7,21 @@ of one GPU, which `make test` takes, without the host's half, that tests/cuda_on
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import itertools
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parents[2]
@@ -59,24 +62,41 @@ def capabilities(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def compiled(capabilities: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """By source: its object file or cubin, and what ptxas said of it."""
-    folder = tmp_path_factory.mktemp("cuda")
+def compiled(capabilities: tuple[str, ...]) -> Compiled:
+    """By source: its object file or cubin, and what ptxas said of it; kept in build/cubins under a
+    name made of what they were made of."""
+    command = [NVCC, "-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings"]
+    command += [f"-gencode=arch=compute_{c},code=sm_{c}" for c in capabilities]
+    command.append("-cubin" if len(capabilities) == 1 else "-c")  # a cubin is of one
+    version = subprocess.run([NVCC, "--version"], capture_output=True, check=True).stdout
+    digest = hashlib.sha256(repr((command, version, torch.__version__)).encode())
+    for path in sorted([*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc" / "cuda").iterdir()]):
+        digest.update(path.name.encode() + path.read_bytes())
+    folder = ROOT / "build" / "cubins" / f"{'-'.join(capabilities)}.{digest.hexdigest()[:16]}"
+    if not folder.exists():
+        for earlier in folder.parent.glob(f"{'-'.join(capabilities)}.*"):
+            shutil.rmtree(earlier)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+            whole = Path(unfinished) / "whole"
+            whole.mkdir()
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(functools.partial(compile_one, command, whole), SOURCES))
+            whole.rename(folder)
+    names = [source.name for source in SOURCES]
+    return {name: (folder / f"{name}.o", (folder / f"{name}.log").read_text()) for name in names}
+
+
+def compile_one(command: list[str], folder: Path, source: Path) -> None:
     includes = [ROOT / "csrc", ROOT / "csrc" / "cuda", *cpp_extension.include_paths()]
-    targets = [f"-gencode=arch=compute_{c},code=sm_{c}" for c in capabilities]
-    targets.append("-cubin" if len(capabilities) == 1 else "-c")  # a cubin is of one
-
-    def compile_one(source: Path) -> tuple[Path, str]:
-        output = folder / f"{source.name}.o"
-        command = [NVCC, "-std=c++17", "-O3", "-Xptxas=-v", "-Werror=all-warnings", *targets]
-        command += [f"-I{path}" for path in includes]
-        command += [source, "-o", output]
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return output, done.stdout + done.stderr
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip((s.name for s in SOURCES), pool.map(compile_one, SOURCES), strict=True))
+    output = folder / f"{source.name}.o"
+    done = subprocess.run(
+        [*command, *(f"-I{path}" for path in includes), str(source), "-o", str(output)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    output.with_suffix(".log").write_text(done.stdout + done.stderr)
 
 
 def resources(log: str) -> Iterator[tuple[str, str, str, int, int]]:

@@ -37,7 +37,7 @@ FORMS = {
     "2x2": (2, 6, 4, 2, 2),
     "one of everything": (1, 1, 1, 2, 2),
     "split, one sample": (1, 20, 6, 24, 25),
-    "chunked": (1, 3, 2, 67, 131),
+    "chunked": (1, 3, 2, 65, 67),
 }
 # One of each form, of both layouts and of both kinds of numbers.
 SHORT = [

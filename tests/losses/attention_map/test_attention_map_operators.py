@@ -8,6 +8,7 @@ from typing import Any
 import cases
 import pytest
 import torch
+from exhaustive import every_compiler
 from measures import relative_error
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -39,15 +40,16 @@ def test_opcheck_passes(backend: str, layout: str, in_double: bool) -> None:
     assert set(results.values()) == {"SUCCESS"}
 
 
+@every_compiler
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 @pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
 def test_compiles_to_one_graph_with_the_same_result(
-    backend: str, dtype: torch.dtype | None
+    backend: str, dtype: torch.dtype | None, compiler: str
 ) -> None:
     def function(a: Tensor) -> Tensor:
         return attention_map(a, dtype, backend=backend)
 
-    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=compiler)
     for shape in ((2, 6, 4, 7, 5), (3, 6, 4, 8, 6)):
         a = cases.features(shape)[0]
         found, expected = map_and_gradient(compiled, a), map_and_gradient(function, a)

@@ -12,6 +12,7 @@ import kd_oracle
 import pytest
 import torch
 import torch.nn.functional as F
+from exhaustive import every_compiler
 from kd_oracle import FORMS
 
 from amd_fused import KDLoss, SphericalKDLoss, _backends, kd_loss, reference, spherical_kd_loss
@@ -51,11 +52,20 @@ def test_opcheck_passes(
 
 
 @pytest.mark.parametrize("loss", [KDLoss, SphericalKDLoss])
-@pytest.mark.parametrize("backend", ["cpp", "triton", "reference"], indirect=True)
-def test_compiles_to_one_graph_with_the_same_result(backend: str, loss: Any) -> None:
+@pytest.mark.parametrize(
+    ("backend", "compiler"),
+    [
+        # Code generated from the reference would add in an order of its own.
+        ("reference", "aot_eager"),
+        ("cpp", "aot_eager"),
+        ("triton", "aot_eager"),
+        pytest.param("cpp", "inductor", marks=pytest.mark.exhaustive),
+        pytest.param("triton", "inductor", marks=pytest.mark.exhaustive),
+    ],
+    indirect=["backend"],
+)
+def test_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str, loss: Any) -> None:
     module = loss(backend=backend)
-    # Code generated from the reference would add in an order of its own.
-    compiler = "aot_eager" if backend == "reference" else "inductor"
     compiled = torch.compile(module, fullgraph=True, backend=compiler)
     results = []
     for function in (module, compiled):
@@ -65,8 +75,9 @@ def test_compiles_to_one_graph_with_the_same_result(backend: str, loss: Any) -> 
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_compiles_with_shapes_and_temperatures_that_change() -> None:
-    compiled = torch.compile(kd_loss, fullgraph=True, dynamic=True)
+@every_compiler
+def test_compiles_with_shapes_and_temperatures_that_change(compiler: str) -> None:
+    compiled = torch.compile(kd_loss, fullgraph=True, dynamic=True, backend=compiler)
     for shape, temperature in (((2, 7), 4.0), ((3, 9), 2.5), ((5, 8), 1.0)):
         z_s, z_t = kd_oracle.logits(shape)
         assert torch.equal(

@@ -9,10 +9,6 @@ from importlib.util import find_spec
 
 import pytest
 
-# While modules are imported and tests collected there is no garbage, and looking for it would take
-# half of the time.
-gc.disable()
-
 # Before torch starts its threads: several processes of pytest-xdist share the cores, and a thread
 # that waits for others is not to keep one busy.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -55,6 +51,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest files first."""
     order = {stem: place for place, stem in enumerate(SLOWEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_sessionstart() -> None:
+    """Collecting leaves no garbage, and looking for it would take a third of the time."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:

@@ -55,8 +55,8 @@ def beside_released(
 
 
 def compiled(loss: Loss, **options: Any) -> Loss:
-    """By torch.compile, for these sizes alone. The first call makes it: what is left out for lack of
-    time does not import the compiler either."""
+    """By torch.compile, for these sizes alone. The first call makes it, so that what is left out
+    for lack of time does not import the compiler."""
     made = cache(lambda: torch.compile(loss, dynamic=False, **options))
     return lambda *arguments: made()(*arguments)
 

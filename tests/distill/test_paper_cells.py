@@ -53,7 +53,9 @@ def loss(recipe: str, method_key: str) -> torch.Tensor:
         network(name, size) for name in (settings.teacher, settings.student)
     )
     labels = torch.arange(40) % CLASSES
-    maps, widths = zip(*(shapes(n, size) for n in (settings.student, settings.teacher)), strict=True)
+    maps, widths = zip(
+        *(shapes(n, size) for n in (settings.student, settings.teacher)), strict=True
+    )
     taken = Shapes(*maps, *widths, labels)
     objective = Objective(student, layers_s, method.criterion(settings, None, taken), method)
     frozen = FrozenTeacher(teacher, layers_t, method, settings.backend)

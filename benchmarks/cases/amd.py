@@ -49,17 +49,16 @@ def variants(device: torch.device) -> list[Variant]:
     """
     # Kernels for this case's sizes alone, which is the peer's best; none left from the case before.
     torch.compiler.reset()
-    compiled = torch.compile(amd_fused.reference.amd_loss, dynamic=False)
     paper = amd_fused.reference.amd_loss
     global_only = partial(amd_fused.reference.amd_loss, formula="released", local_weight=0.0)
     peers = [
         Variant(EAGER, "eager reference", paper, paper),
-        Variant(COMPILED, "torch.compile reference", compiled, paper, compiles=True),
+        Variant(COMPILED, "torch.compile reference", common.compiled(paper), paper, compiles=True),
         Variant("released", "released style, global only", released.amd, global_only),
     ]
     if device.type == "cuda":
         mode = "max-autotune-no-cudagraphs"
-        autotuned = torch.compile(paper, dynamic=False, mode=mode)
+        autotuned = common.compiled(paper, mode=mode)
         title = "torch.compile max-autotune"
         peers.insert(2, Variant(AUTOTUNED, title, autotuned, paper, compiles=True))
     ours = common.ours(amd_fused.amd_loss, paper, device)

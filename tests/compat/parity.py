@@ -10,8 +10,11 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import afd_oracle
+import afds_oracle
 import at_oracle
 import cases
+import crd_oracle
 import kd_oracle
 import lsh_oracle
 import nd_oracle
@@ -20,6 +23,8 @@ import oracle
 import rkd_oracle
 import sp_oracle
 import torch
+import trained_oracle
+import vid_oracle
 from measures import relative_error
 from torch import Tensor
 
@@ -101,6 +106,42 @@ def cases_of(fused: tuple[str, ...]) -> Iterator[tuple[str, Case]]:
             lambda x: rkd_oracle.formula(x, teacher, 25, 50),
         ),
     )
+    yield (
+        "cc",
+        _differentiated(
+            lsh.student,
+            functools.partial(amd_fused.cc_loss, teacher=lsh.teacher, formula="paper"),
+            (),
+            lambda x: trained_oracle.cc_paper(x, lsh.teacher),
+        ),
+    )
+    yield from _with_layers(backends)
+
+
+def _with_layers(backends: tuple[str, ...]) -> Iterator[tuple[str, Case]]:
+    """The losses beside whose student there are layers in training, or banks."""
+    student, teacher, rho = vid_oracle.inputs("3x5")
+    value, gradient, *_ = vid_oracle.oracle([student, teacher, rho])
+    function = functools.partial(amd_fused.vid_loss, teacher=teacher, rho=rho, eps=vid_oracle.EPS)
+    yield "vid", Case(student, function, backends, float(value), gradient)
+    crd = crd_oracle.inputs()
+    value, gradient, _ = crd_oracle.oracle(crd)
+    others = {name: crd[name] for name in crd if name != "student"}
+    function = functools.partial(amd_fused.crd_loss, **others, temperature=0.2)
+    yield "crd", Case(crd["student"], function, backends, float(value), gradient)
+    afd = afd_oracle.inputs("7x7")
+    value, gradient, *_ = afd_oracle.oracle(afd)
+
+    def of_first(a: Tensor, **options: str) -> Tensor:
+        return amd_fused.afd_loss([a, afd.students[1]], *afd[1:], **options)
+
+    yield "afd", Case(afd.students[0], of_first, backends, float(value), gradient)
+    afds = afds_oracle.inputs("7x7")
+    value, gradient, *_ = afds_oracle.oracle(afds)
+    function = functools.partial(
+        amd_fused.afds_loss, teacher=afds.teacher, importance=afds.importance
+    )
+    yield "afds", Case(afds.student, function, backends, float(value), gradient)
 
 
 def error(case: Case, dtype: torch.dtype, **options: str) -> float:

@@ -22,8 +22,9 @@ Python >= 3.10, torch >= 2.10, Triton >= 3.4. `make compat` makes a fresh enviro
 installs into it what pip or uv finds for this Python and torch, with one wheel of this package for
 all, and runs `tests/compat/core_set.py`: import; which backends are usable; value and gradient of
 every loss on every backend against float64 formulas (AMD (g), (g+l), masked and released, AT, SP,
-RKD, KD, spherical KD, ND, LSH); `FeatureHooks`; `torch.compile(fullgraph=True)` of `amd_loss`; the
-trainer's demo, one epoch. A row is what ran; what is missing did not.
+RKD, KD, spherical KD, ND, LSH, CC, VID, CRD, AFD, AFDS); `FeatureHooks`;
+`torch.compile(fullgraph=True)` of `amd_loss`; the trainer's demo, one epoch. A row is what ran;
+what is missing did not.
 
 Run on {date}, {system}, without a GPU: Triton's kernels in its interpreter. The one `_cpp.so` was
 built with torch {built_with}: LibTorch's stable ABI lets torch 2.10 and all later versions load it.

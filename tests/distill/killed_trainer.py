@@ -1,9 +1,9 @@
 """Trains a student undisturbed, and again with SIGKILL at random points; run by a test.
 
-`python -m distill.killed_trainer FOLDER` writes FOLDER/whole and FOLDER/killed, and says on stdout
-how many times the second was killed. With `cache` behind it the second keeps its teacher's outputs
-in FOLDER/cache, flushed after every step, and the first does not. Each training is a process of its
-own, forked before torch has started a thread.
+`python -m distill.killed_trainer FOLDER KILLS` writes FOLDER/whole and FOLDER/killed, and says on
+stdout how many of the KILLS came before the second had ended. With `cache` behind it the second
+keeps its teacher's outputs in FOLDER/cache, flushed after every step, and the first does not. Each
+training is a process of its own, forked before torch has started a thread.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill import engine
 from amd_fused.distill.config import Settings
+from amd_fused.distill.data import digits
 from amd_fused.teacher_cache import files
 from distill.tiny_runs import tiny
 
 SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
-KILLS = 5
 
 
 def in_child(action: Callable[[], Any]) -> int:
@@ -51,23 +51,24 @@ def killed_at(event: int, action: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def main(folder: Path, cached: bool) -> None:
+def main(folder: Path, kills: int, cached: bool) -> None:
     whole = killed = SETTINGS
     if cached:
         files.FLUSH_BYTES = 1
         whole = SETTINGS.changed(mixup=0.0, teacher_cache="off")
         killed = whole.changed(teacher_cache=str(folder / "cache"))
+    digits.load_digits(SETTINGS)  # what that imports, it imports once
     in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False))
     in_child(lambda: train(folder, "whole", whole, resume=False))
     chance = random.Random(0)
-    kills = 0
-    for _ in range(KILLS):
+    killed_early = 0
+    for _ in range(kills):
         event = chance.randrange(2, 40)
         ended = in_child(killed_at(event, lambda: train(folder, "killed", killed, resume=True)))
-        kills += ended == signal.SIGKILL
+        killed_early += ended == signal.SIGKILL
     in_child(lambda: train(folder, "killed", killed, resume=True))
-    print(kills)
+    print(killed_early)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), cached=sys.argv[2:] == ["cache"])
+    main(Path(sys.argv[1]), int(sys.argv[2]), cached=sys.argv[3:] == ["cache"])

@@ -18,7 +18,8 @@ from amd_fused.distill.run_dir import RunDir
 WNIDS = [f"n{number:08d}" for number in range(3)]
 SHORT = ["--epochs=1", "--batch-size=4", "--quiet", "--no-report"]
 SMALL = ["--teacher=wrn10-1", "--student=wrn10-1"]
-BY_MAPS = ["--teacher-layers", "layer3", "layer4", "--student-layers", "layer3", "layer4"]
+SMALL_OF_224 = "torchvision/shufflenet_v2_x0_5"
+BY_MAPS = ["--teacher-layers", "stage3", "stage4", "--student-layers", "stage3", "stage4"]
 
 
 def cifar10_archive(base: Path) -> None:
@@ -62,7 +63,7 @@ DATA: dict[str, tuple[Callable[[Path], object], list[str], list[str], int, int]]
     "imagenet": (
         lambda base: layouts.write_imagenet(base, WNIDS),
         ["--recipe=imagenet", "--workers=0"],
-        ["--teacher=resnet18", "--student=resnet18", *BY_MAPS],
+        [f"--teacher={SMALL_OF_224}", f"--student={SMALL_OF_224}", *BY_MAPS],
         3,
         6,
     ),

@@ -270,7 +270,10 @@ def test_a_broken_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
         distill(folder, tmp_path / "run", resume=True)
 
 
-def test_runs_killed_at_random_points_end_like_the_undisturbed_one(tmp_path: Path) -> None:
-    kills = said_by("distill.killed_trainer", str(tmp_path))
-    assert int(kills) >= 4
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.exhaustive)])
+def test_runs_killed_at_random_points_end_like_the_undisturbed_one(
+    tmp_path: Path, kills: int
+) -> None:
+    killed_early = said_by("distill.killed_trainer", str(tmp_path), str(kills))
+    assert int(killed_early) >= kills - 1
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)

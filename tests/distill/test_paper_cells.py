@@ -33,6 +33,14 @@ def network(name: str, size: int) -> tuple[nn.Module, Layers]:
     return made, models.layers(models.canonical(name), made)
 
 
+@cache
+def shapes(name: str, size: int) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """Of a network: those of its maps, as (C, H, W), and its embedding's width."""
+    made, layers = network(name, size)
+    maps = models.map_shapes(made, layers, 3, size)
+    return tuple((c, h, w) for _, c, h, w in maps), models.embedding_width(made, layers, 3, size)
+
+
 def loss(recipe: str, method_key: str) -> torch.Tensor:
     """Of a batch of small images, by the recipe's networks and settings."""
     chosen = recipes.get(recipe)
@@ -45,16 +53,11 @@ def loss(recipe: str, method_key: str) -> torch.Tensor:
         network(name, size) for name in (settings.teacher, settings.student)
     )
     labels = torch.arange(40) % CLASSES
-    shapes = Shapes(
-        *(
-            tuple((c, h, w) for _, c, h, w in models.map_shapes(net, layers, 3, size))
-            for net, layers in ((student, layers_s), (teacher, layers_t))
-        ),
-        models.embedding_width(student, layers_s, 3, size),
-        models.embedding_width(teacher, layers_t, 3, size),
-        labels,
+    maps, widths = zip(
+        *(shapes(n, size) for n in (settings.student, settings.teacher)), strict=True
     )
-    objective = Objective(student, layers_s, method.criterion(settings, None, shapes), method)
+    taken = Shapes(*maps, *widths, labels)
+    objective = Objective(student, layers_s, method.criterion(settings, None, taken), method)
     frozen = FrozenTeacher(teacher, layers_t, method, settings.backend)
     images = torch.randn(BATCH, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
@@ -105,8 +108,7 @@ def test_recipes_leave_out_afds_where_widths_differ_and_only_there(name: str) ->
         return
     size = 64 if recipe.settings["data"] == "imagenet" else 8
     channels = [
-        [c for _, c, _, _ in models.map_shapes(*network(recipe.settings[side], size), 3, size)]
-        for side in ("teacher", "student")
+        [c for c, _, _ in shapes(recipe.settings[side], size)[0]] for side in ("teacher", "student")
     ]
     assert ("afds" in recipe.left_out) == (channels[0] != channels[1])
     assert recipe.left_out.keys().isdisjoint(recipe.methods)

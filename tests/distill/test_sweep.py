@@ -19,7 +19,16 @@ from amd_fused.distill.methods import Method, parse
 from amd_fused.distill.run_dir import RunDir, find_runs
 
 TINY = ["--train-size=40", "--batch-size=20", "--epochs=1", "--quiet"]
-TINY += ["--teacher=wrn10-1", "--student=wrn10-1"]
+RECIPE = """
+data: digits
+methods: [kd]
+seeds: 5
+teacher: wrn10-1
+student: wrn10-1
+test_size: 100
+report_images: 1
+teacher_settings: {epochs: 2, train_size: 60}
+"""
 
 
 def methods(*keys: str) -> tuple[Method, ...]:
@@ -64,9 +73,14 @@ def test_a_method_that_does_not_go_with_the_settings_is_refused_before_any_train
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sweep")
-    methods = ["--methods", "scratch", "kd", "amd-g", "--gamma", "10", "300"]
-    assert main(["sweep", *TINY, *methods, "--seeds=1", "--output-dir", str(out)]) == 0
+    (out / "small.yaml").write_text(RECIPE)
+    assert run(out, "--methods", "scratch", "kd", "amd-g", "--gamma", "10", "300") == 0
     return out
+
+
+def run(out: Path, *options: str) -> int:
+    of_recipe = ["--recipe", str(out / "small.yaml"), "--seeds=1", "--output-dir", str(out)]
+    return main(["sweep", *of_recipe, *TINY, *options])
 
 
 def test_all_runs_end_in_one_table_and_one_report(swept: Path) -> None:
@@ -81,12 +95,12 @@ def test_all_runs_end_in_one_table_and_one_report(swept: Path) -> None:
 
 def test_teacher_has_the_recipes_own_size_and_students_name_it(swept: Path) -> None:
     teacher = RunDir(swept / "teacher" / "seed-0").config()
-    assert teacher["settings"]["train_size"] == 0
-    assert teacher["settings"]["epochs"] == 10
+    assert teacher["settings"]["train_size"] == 60
+    assert teacher["settings"]["epochs"] == 2
     student = RunDir(swept / "kd" / "seed-0").config()
     assert student["settings"]["train_size"] == 40
     assert Path(student["teacher"]["run"]).resolve() == (swept / "teacher" / "seed-0").resolve()
-    assert student["teacher"]["epoch"] == 10
+    assert student["teacher"]["epoch"] == 2
     assert RunDir(swept / "scratch" / "seed-0").config()["teacher"] is None
 
 
@@ -111,12 +125,14 @@ def test_sizes_that_the_recipe_does_not_set_apart_are_the_teachers_too(
     ]
 
 
-def test_second_start_trains_only_what_is_missing(swept: Path) -> None:
+def test_second_start_trains_only_what_is_missing(
+    swept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "finish", lambda *_: None)
     marked = {run.path: {**run.result(), "seconds": -1.0} for run in find_runs(swept)}
     for path, result in marked.items():
         RunDir(path).result_file.write_text(json.dumps(result))
-    chosen = ["--methods", "kd", "at", "--seeds=1"]
-    assert main(["sweep", *TINY, *chosen, "--output-dir", str(swept)]) == 0
+    assert run(swept, "--methods", "kd", "at") == 0
     after = {run.path: run.result() for run in find_runs(swept)}
     assert set(after) - set(marked) == {swept / "at" / "seed-0"}
     assert all(after[path] == result for path, result in marked.items())
@@ -125,8 +141,7 @@ def test_second_start_trains_only_what_is_missing(swept: Path) -> None:
 def test_other_settings_in_the_same_folder_are_refused(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changed = ["--lr=0.01", "--methods", "kd", "--seeds=1"]
     with pytest.raises(SystemExit) as stopped:
-        main(["sweep", *TINY, *changed, "--output-dir", str(swept)])
+        run(swept, "--lr=0.01", "--methods", "kd")
     assert stopped.value.code == 2
     assert "lr" in capsys.readouterr().err

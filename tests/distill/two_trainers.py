@@ -1,7 +1,8 @@
-"""One of two processes that train together over gloo; run by test_engine_processes.py.
+"""Two processes that train together over gloo; run by test_engine_processes.py.
 
-`python -m distill.two_trainers FOLDER`, with RANK, WORLD_SIZE and what else torchrun sets, writes
-FOLDER/RANK.pt: what each case gave. FOLDER/teacher must hold a run.
+`python -m distill.two_trainers FOLDER`, with WORLD_SIZE and what else torchrun sets for both,
+writes for each FOLDER/RANK.pt, what each case gave, and FOLDER/RANK.stderr. FOLDER/teacher must
+hold a run. The two are forked: what they import is imported once.
 """
 
 from __future__ import annotations
@@ -9,23 +10,29 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from killing import end, start
 from torch import Tensor, nn
 
 from amd_fused.distill import engine
+from amd_fused.distill.data import digits
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.errors import TrainingError, UsageError
 from distill.tiny_runs import in_step, send, tiny
 
-RANK = int(os.environ.get("RANK", "0"))
 CHANNELS = 3
 LAYERS: dict[str, Any] = {"method": "vid+crd", "crd_negatives": 50}
+
+
+def rank() -> int:
+    return int(os.environ["RANK"])
 
 
 def images() -> Tensor:
@@ -47,7 +54,7 @@ def normalised(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
     x = x.clone().requires_grad_()
     output = network(x)
     weights = torch.sin(torch.arange(8 * x[0].numel()).float()).view(8, *x.shape[1:])
-    mine = weights if len(x) == 8 else weights[4 * RANK : 4 * RANK + 4]
+    mine = weights if len(x) == 8 else weights[4 * rank() : 4 * rank() + 4]
     F.softplus(output * mine).sum().backward()
     assert x.grad is not None
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -56,7 +63,7 @@ def normalised(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def shared_normalisation(folder: Path) -> dict[str, Tensor]:
     network = share_statistics(nn.Sequential(normalisation()), torch.device("cpu"))
-    return normalised(network, images()[4 * RANK : 4 * RANK + 4])
+    return normalised(network, images()[4 * rank() : 4 * rank() + 4])
 
 
 def distill(folder: Path, name: str, **options: Any) -> dict[str, Any]:
@@ -72,7 +79,7 @@ def distill(folder: Path, name: str, **options: Any) -> dict[str, Any]:
 
 def stopped(folder: Path) -> dict[str, Any]:
     """The second process gets a signal in its third step; then both go on."""
-    with in_step(3, send(signal.SIGTERM) if RANK == 1 else lambda: None) as begun:
+    with in_step(3, send(signal.SIGTERM) if rank() == 1 else lambda: None) as begun:
         try:
             distill(folder, "stopped")
         except engine.Terminated:
@@ -94,7 +101,7 @@ def broken_in_one(folder: Path) -> str:
     """A NaN among the first process's weights alone."""
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return output * float("nan") if RANK == 0 and isinstance(module, nn.Linear) else output
+        return output * float("nan") if rank() == 0 and isinstance(module, nn.Linear) else output
 
     handle = nn.modules.module.register_module_forward_hook(hook)
     try:
@@ -120,9 +127,24 @@ CASES: dict[str, Callable[[Path], Any]] = {
 }
 
 
+def train(folder: Path) -> None:
+    """One of the two."""
+    os.dup2(os.open(folder / f"{rank()}.stderr", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    try:
+        launch.start(tiny())
+        torch.save({name: case(folder) for name, case in CASES.items()}, folder / f"{rank()}.pt")
+    except BaseException:
+        traceback.print_exc()
+        raise
+
+
 def main(folder: Path) -> None:
-    launch.start(tiny())
-    torch.save({name: case(folder) for name, case in CASES.items()}, folder / f"{RANK}.pt")
+    digits.load_digits(tiny())  # what that imports, it imports once
+    children = []
+    for number in ("0", "1"):
+        os.environ |= {"RANK": number, "LOCAL_RANK": number}
+        children.append(start(lambda: train(folder)))
+    sys.exit(any(end(*children)))
 
 
 if __name__ == "__main__":

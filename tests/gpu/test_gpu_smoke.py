@@ -13,7 +13,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from measures import relative_error, run
-from on_device import BACKENDS, DEVICE, FORMS, TOLERANCE, benchmark_features, features, some
+from on_device import (
+    BACKENDS,
+    DEVICE,
+    FORMS,
+    TOLERANCE,
+    benchmark_features,
+    features,
+    sized,
+    some,
+)
 from torch import Tensor
 
 import amd_fused
@@ -67,6 +76,10 @@ def drawn(seed: int, *sizes: int) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
+# B, C, H, W of maps; draws of CRD's banks, a sample.
+MAP = sized((6, 40, 37, 31), (2, 5, 9, 7))
+DRAWS = sized(2000, 100)
+
 # What the sibling losses take: the student's input, then all others.
 SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
     "kd_loss": lambda: [drawn(0, 6, 100), drawn(1, 6, 100)],
@@ -78,19 +91,19 @@ SIBLINGS: dict[str, Callable[[], list[Tensor]]] = {
     "lsh_loss": lambda: [drawn(0, 6, 640), drawn(1, 6, 640), drawn(2, 64, 640), drawn(3, 64)],
     "at_loss": lambda: [drawn(0, 2, 9, 7, 7), drawn(1, 2, 6, 7, 7)],
     "afd_loss": lambda: [
-        *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 300, 37, 31)),
-        torch.ones(6, 1, 1, device=DEVICE),
+        *(drawn(0, *MAP), drawn(1, MAP[0], sized(300, 9), *MAP[2:])),
+        torch.ones(MAP[0], 1, 1, device=DEVICE),
     ],
     "afds_loss": lambda: [
-        *(drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31)),
-        drawn(2, 6, 40).softmax(1),
+        *(drawn(0, *MAP), drawn(1, *MAP)),
+        drawn(2, *MAP[:2]).softmax(1),
     ],
     "crd_loss": lambda: [
         *(F.normalize(drawn(seed, 6, 40)) for seed in (0, 1)),
         *(F.normalize(drawn(seed, 90, 40)) for seed in (2, 3)),
-        *(torch.arange(6 * 2000, device=DEVICE).view(6, 2000) * 7 % 90, drawn(4, 2)),
+        *(torch.arange(6 * DRAWS, device=DEVICE).view(6, DRAWS) * 7 % 90, drawn(4, 2)),
     ],
-    "vid_loss": lambda: [drawn(0, 6, 40, 37, 31), drawn(1, 6, 40, 37, 31), drawn(2, 40)],
+    "vid_loss": lambda: [drawn(0, *MAP), drawn(1, *MAP), drawn(2, MAP[1])],
 }
 
 # Whose kernels they run.

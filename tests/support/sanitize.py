@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 COPY = ROOT / "build" / "sanitize"
-PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml")
+PARTS = ("amd_fused", "benchmarks", "csrc", "tests", "setup.py", "pyproject.toml", "README.md")
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 TESTS = [
     f"tests/losses/{loss}"

@@ -1,4 +1,4 @@
-"""Triton's interpreter, several times as fast and right for doubles that become bfloat16.
+"""Triton's interpreter, several times as fast and with the bfloat16 of a device.
 
 The interpreter spends its time not in numpy but on Python's side of each operation, and most of
 that on what it has worked out before. Nothing here changes a bit of a result:
@@ -8,8 +8,8 @@ that on what it has worked out before. Nothing here changes a bit of a result:
 - It asks of every sum of integers whether it overflowed, and drops the answer unless it debugs.
 - It works out a type's shape, name and numpy type anew for every value: here once a type.
 
-It keeps bfloat16 as 16 bits, and makes whole numbers of float64 on their way there, where a device
-rounds.
+It keeps bfloat16 as 16 bits. On the way there it cuts digits off where a device rounds, and makes
+whole numbers of float64; on the way back it is wrong for subnormal numbers.
 """
 
 from __future__ import annotations
@@ -34,17 +34,26 @@ def _languages(function: Callable[..., object]) -> frozenset[str]:
     return frozenset(m.__name__ for m in names if ismodule(m) and m in (language, language.core))
 
 
-def round_doubles_to_bfloat16() -> None:
-    """By way of float32, from which the interpreter knows how."""
+def cast_bfloat16_exactly() -> None:
+    """By its bits, which are the upper half of float32's. Double precision goes by way of that."""
     cast = interpreter.InterpreterBuilder.cast_impl
+    half, single = language.bfloat16, language.float32
 
-    def cast_by_float32(builder: Any, source: Any, target: Any) -> Any:
-        if (source.dtype.scalar, target.scalar) == (language.float64, language.bfloat16):
-            single = interpreter.TensorHandle(source.data.astype("float32"), language.float32)
-            return cast(builder, single, target)
-        return cast(builder, source, target)
+    def cast_by_bits(builder: Any, source: Any, target: Any) -> Any:
+        given, wanted = source.dtype.scalar, target.scalar
+        if given == wanted or half not in (given, wanted):
+            return cast(builder, source, target)
+        if given == half:
+            bits = source.data.astype(np.uint32) << 16
+            exact = interpreter.TensorHandle(bits.view(np.float32), single)
+            return exact if wanted == single else cast(builder, exact, target)
+        numbers = source.data.astype(np.float32)
+        bits = numbers.view(np.uint32)
+        to_nearest_even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+        rounded = np.where(np.isnan(numbers), 0x7FC0, to_nearest_even)
+        return interpreter.TensorHandle(rounded.astype(np.uint16), half)
 
-    interpreter.InterpreterBuilder.cast_impl = cast_by_float32
+    interpreter.InterpreterBuilder.cast_impl = cast_by_bits
 
 
 def patch_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,13 +92,21 @@ def converted(parts: tuple[str, ...], operands: tuple[str, ...]) -> Value:
 def compared(parts: tuple[str, ...], operands: tuple[str, ...]) -> Value:
     kind = parts[-1]
     x, y = (value(o, a.bits_of(kind)) for o in operands[:2])
-    compare, join = a.COMPARE[parts[1]], a.LOGIC.get(parts[2])
-    if kind[0] != "f" and parts[1] == "ne":
-        compare = a.COMPARE["neu"]
+    compare, join = comparison(parts), a.LOGIC.get(parts[2])
     if join is None:
-        return lambda t: compare(a.typed(x(t), kind), a.typed(y(t), kind))
+        return lambda t: compare(x(t), y(t))
     also = value(operands[2], 1)
-    return lambda t: join(compare(a.typed(x(t), kind), a.typed(y(t), kind)), also(t))
+    return lambda t: join(compare(x(t), y(t)), also(t))
+
+
+def comparison(parts: tuple[str, ...]) -> Callable[[Any, Any], Any]:
+    """Of bits that are numbers of the kind that a setp ends with."""
+    kind = parts[-1].removesuffix("x2")
+    if kind in ("bf16", "f16"):
+        compare = a.COMPARE[parts[1]]
+        return lambda x, y: compare(*(a.typed(a.from_half(kind, v), "f32") for v in (x, y)))
+    compare = a.COMPARE["neu" if kind[0] != "f" and parts[1] == "ne" else parts[1]]
+    return lambda x, y: compare(a.typed(x, kind), a.typed(y, kind))
 
 
 def integer(instruction: Instruction) -> Value:

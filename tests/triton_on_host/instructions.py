@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from triton_on_host import arithmetic as a
-from triton_on_host.expressions import expression
+from triton_on_host.expressions import comparison, expression
 from triton_on_host.memory import DeviceMemory, Fault, Region, shared
 from triton_on_host.operands import address, value
 from triton_on_host.ptx import Function, Instruction, members, parse
@@ -98,6 +98,8 @@ def step(instruction: Instruction, function: Function) -> Step:
         return matrix(instruction, function)
     if name == "mov" and instruction.operands[0].startswith("{"):
         return unpack(instruction)
+    if name == "setp" and instruction.parts[-1].endswith("16x2"):
+        return compare_pairs(instruction)
     result, target = expression(instruction), instruction.operands[0].partition("|")[0]
 
     def do(t: Threads) -> None:
@@ -167,6 +169,21 @@ def matrix(instruction: Instruction, function: Function) -> Step:
             else:
                 moved = np.ascontiguousarray(t.spread(x(t)).astype(np.uint32)).view(np.uint8)
                 t.smem.store(addresses, moved.reshape(-1, 4), t.warps, t.epoch, t.block, True)
+
+    return do
+
+
+def compare_pairs(instruction: Instruction) -> Step:
+    """Two halves a register, the lower one for the first predicate."""
+    if instruction.guard is not None or len(instruction.operands) != 3:
+        raise Fault(f"not emulated: {instruction.text}")
+    names, compare = instruction.operands[0].split("|"), comparison(instruction.parts)
+    x, y = (value(o, 32) for o in instruction.operands[1:])
+
+    def do(t: Threads) -> None:
+        for register, down in zip(names, (np.uint32(0), np.uint32(16)), strict=True):
+            halves = (np.asarray(v(t), np.uint32) >> down for v in (x, y))
+            t.registers[register] = compare(*(h.astype(np.uint16) for h in halves))
 
     return do
 

@@ -82,6 +82,44 @@ def test_planted_faults_are_refused(fault: str) -> None:
         rotated(PTX.replace(old, new), blocks=2 if "blocks" in fault else 1)
 
 
+# Each thread loads two halves, compares both with a half of 0, and stores which of them hold.
+HALVES = """
+.visible .entry halves(
+	.param .u64 .ptr .global .align 1 halves_param_0
+)
+.reqntid 32
+{
+	.reg .pred 	%p<3>;
+	.reg .b32 	%r<6>;
+	.reg .b64 	%rd<4>;
+	ld.param.b64 	%rd1, [halves_param_0];
+	mov.u32 	%r1, %tid.x;
+	mul.wide.u32 	%rd2, %r1, 4;
+	add.s64 	%rd3, %rd1, %rd2;
+	ld.global.b32 	{ %r2 }, [%rd3+0];
+	setp.eq.bf16x2 	%p1|%p2, %r2, 0;
+	selp.b32 	%r3, 1, 0, %p1;
+	selp.b32 	%r4, 2, 0, %p2;
+	add.s32 	%r5, %r3, %r4;
+	st.global.b32 	[%rd3+0], { %r5 };
+	ret;
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["bf16", "f16"])
+def test_halves_are_compared_as_numbers(kind: str) -> None:
+    """Two zeros are equal, and NaN is nothing's equal."""
+    one, minus_zero, nan = {"bf16": (0x3F80, 0x8000, 0x7FC0), "f16": (0x3C00, 0x8000, 0x7E00)}[kind]
+    pairs = [(0, one), (one, minus_zero), (minus_zero, 0), (nan, nan)]
+    out = np.array([low | high << 16 for low, high in pairs] * 8, np.uint32)
+    memory = DeviceMemory()
+    memory.add("out", out.ctypes.data, out.nbytes)
+    program = Program(HALVES.replace("bf16", kind))
+    program.launch(1, 32, 0, [np.uint64(out.ctypes.data)], memory)
+    np.testing.assert_array_equal(out, [1, 2, 3, 0] * 8)
+
+
 # Beyond eager's own error, relative in the L2 norm, for loss and gradients.
 TOLERANCE = 2e-6
 

@@ -198,8 +198,7 @@ def test_scaling_happens_before_the_cast_to_half(backend: str) -> None:
     given = inputs("many samples", "float16")
     exact = oracle(given)[1:5]
     for grad, truth in zip(run(backend, given, scale=2.0**16)[1:5], exact, strict=True):
-        # Triton's interpreter cuts digits off where a GPU rounds.
-        assert relative_error(grad, truth * 2.0**16) < 2e-3
+        assert relative_error(grad, truth * 2.0**16) < 5e-4
 
 
 def test_autocast_needs_no_cast_by_the_caller() -> None:

@@ -158,8 +158,7 @@ def test_scaling_happens_before_the_cast_to_half(backend: str) -> None:
     given = given._replace(student=given.student * 30)
     exact = oracle(given)[1]
     grad = run(backend, given, scale=2.0**16)[1]
-    # Triton's interpreter cuts digits off where a GPU rounds.
-    assert relative_error(grad, exact * 2.0**16) < 2e-3
+    assert relative_error(grad, exact * 2.0**16) < 5e-4
 
 
 def test_autocast_needs_no_cast_by_the_caller() -> None:

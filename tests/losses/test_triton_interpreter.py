@@ -1,4 +1,4 @@
-"""The interpreter that Triton's kernels run in here has the bfloat16 of a device."""
+"""The interpreter that Triton's kernels run in here: a device's bfloat16, sums in its own order."""
 
 from __future__ import annotations
 
@@ -49,3 +49,26 @@ def test_what_lies_between_is_rounded_to_the_nearest_and_halfway_to_even(
     given = torch.cat([above, halfway, largest])
     padded = torch.nn.functional.pad(given, (0, (1 << 16) - len(given)))
     assert torch.equal(cast(padded, torch.bfloat16), padded.to(torch.bfloat16))
+
+
+@triton.jit
+def _add(a, b, to_a, to_b):
+    return a + to_a, b + to_b
+
+
+@triton.jit
+def two_sums_kernel(source, target, rows: tl.constexpr, columns: tl.constexpr):
+    column = tl.arange(0, columns)
+    a = tl.load(source + tl.arange(0, rows)[:, None] * columns + column[None, :])
+    first, second = tl.reduce((a, 2 * a), 0, _add)
+    tl.store(target + column, first)
+    tl.store(target + columns + column, second)
+
+
+def test_a_reduction_by_a_kernels_own_function_goes_row_by_row() -> None:
+    source, target = torch.randn(64, 4), torch.empty(2, 4)
+    two_sums_kernel[(1,)](source, target, rows=64, columns=4)
+    total = source[0]
+    for row in source[1:]:
+        total = total + row
+    assert torch.equal(target, torch.stack([total, 2 * total]))

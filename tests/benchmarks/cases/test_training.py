@@ -23,8 +23,12 @@ QUICK = Settings(min_time=0.0, min_rounds=2, calls_per_turn=2)
 
 @pytest.fixture(autouse=True)
 def reference(monkeypatch):
-    """The backend that is everywhere."""
+    """The backend that is everywhere, and one thread: so small networks are slower on several."""
     monkeypatch.setenv("AMD_FUSED_BACKEND", "reference")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_training_step_is_timed_with_each_objective():

@@ -1,15 +1,16 @@
 """Triton's interpreter, several times as fast and with the bfloat16 of a device.
 
 The interpreter spends its time not in numpy but on Python's side of each operation, and most of
-that on what it has worked out before. Nothing here changes a bit of a result:
+that on what it has worked out before. What follows changes no bit of a result:
 
 - It puts its own functions into ``triton.language`` before a kernel and every function that this
   calls, and takes them out after a kernel: here they stay.
 - It asks of every sum of integers whether it overflowed, and drops the answer unless it debugs.
 - It works out a type's shape, name and numpy type anew for every value: here once a type.
+- It reduces by a kernel's own function number after number: here row after row.
 
-It keeps bfloat16 as 16 bits. On the way there it cuts digits off where a device rounds, and makes
-whole numbers of float64; on the way back it is wrong for subnormal numbers.
+Mended is bfloat16, which it keeps as 16 bits. On the way there it cuts digits off where a device
+rounds, and makes whole numbers of float64; on the way back it is wrong for subnormal numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 from triton import language
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
+from triton_on_host import arithmetic
 
 
 @cache
@@ -44,14 +46,11 @@ def cast_bfloat16_exactly() -> None:
         if given == wanted or half not in (given, wanted):
             return cast(builder, source, target)
         if given == half:
-            bits = source.data.astype(np.uint32) << 16
-            exact = interpreter.TensorHandle(bits.view(np.float32), single)
+            numbers = arithmetic.from_half("bf16", source.data).view(np.float32)
+            exact = interpreter.TensorHandle(numbers, single)
             return exact if wanted == single else cast(builder, exact, target)
-        numbers = source.data.astype(np.float32)
-        bits = numbers.view(np.uint32)
-        to_nearest_even = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-        rounded = np.where(np.isnan(numbers), 0x7FC0, to_nearest_even)
-        return interpreter.TensorHandle(rounded.astype(np.uint16), half)
+        rounded = arithmetic.to_bfloat16(source.data.astype(np.float32))
+        return interpreter.TensorHandle(rounded, half)
 
     interpreter.InterpreterBuilder.cast_impl = cast_by_bits
 

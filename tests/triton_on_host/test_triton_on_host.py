@@ -62,12 +62,16 @@ FAULTS = {
 }
 
 
-def rotated(ptx: str, blocks: int = 1) -> np.ndarray:
-    out = np.zeros(64, np.uint32)
+def launched(ptx: str, out: np.ndarray, blocks: int = 1) -> np.ndarray:
+    """What a kernel of a thread a number makes of them."""
     memory = DeviceMemory()
     memory.add("out", out.ctypes.data, out.nbytes)
-    Program(ptx).launch(blocks, 64, 256, [np.uint64(out.ctypes.data)], memory)
+    Program(ptx).launch(blocks, out.size, 256, [np.uint64(out.ctypes.data)], memory)
     return out
+
+
+def rotated(ptx: str, blocks: int = 1) -> np.ndarray:
+    return launched(ptx, np.zeros(64, np.uint32), blocks)
 
 
 def test_a_kernel_without_faults_runs() -> None:
@@ -112,12 +116,9 @@ def test_halves_are_compared_as_numbers(kind: str) -> None:
     """Two zeros are equal, and NaN is nothing's equal."""
     one, minus_zero, nan = {"bf16": (0x3F80, 0x8000, 0x7FC0), "f16": (0x3C00, 0x8000, 0x7E00)}[kind]
     pairs = [(0, one), (one, minus_zero), (minus_zero, 0), (nan, nan)]
-    out = np.array([low | high << 16 for low, high in pairs] * 8, np.uint32)
-    memory = DeviceMemory()
-    memory.add("out", out.ctypes.data, out.nbytes)
-    program = Program(HALVES.replace("bf16", kind))
-    program.launch(1, 32, 0, [np.uint64(out.ctypes.data)], memory)
-    np.testing.assert_array_equal(out, [1, 2, 3, 0] * 8)
+    given = np.array([low | high << 16 for low, high in pairs] * 8, np.uint32)
+    found = launched(HALVES.replace("bf16", kind), given)
+    np.testing.assert_array_equal(found, [1, 2, 3, 0] * 8)
 
 
 # Beyond eager's own error, relative in the L2 norm, for loss and gradients.

@@ -7,7 +7,7 @@ and that function is called from then on, which broadcasts by itself. No bit of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def _swapped(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 def _replace(name: str, operation: Callable[[Any, Any], Any], elements: dict[str, Any]) -> None:
     general = getattr(core.tensor, name)
-    known: dict[Hashable, dict[str, Any]] = {}
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def compute(tensor: Any, other: Any) -> Any:
         if type(other) is core.constexpr:
@@ -61,12 +61,14 @@ def _replace(name: str, operation: Callable[[Any, Any], Any], elements: dict[str
                 if element not in INTEGERS or beside not in INTEGERS:
                     return general(tensor, other)
                 kind = language.int64
-            types: Hashable = (tensor.type.name, other.type.name)
+            types = tensor.type.name, other.type.name
             data = other.handle.data
         elif _takes_type(other, element):
-            types, data = tensor.type.name, np.array([other], elements[element])
+            types, data = (tensor.type.name,), np.array([other], elements[element])
         else:
             return general(tensor, other)
+        if element == "int1" and "int1" in types:
+            return general(tensor, other)  # which makes int32 of one truth beside several
         if types not in known:
             return _remembered(general(tensor, other), known, types)
         return _made(operation(tensor.handle.data, data), kind, known[types])
@@ -86,16 +88,16 @@ def _takes_type(number: Any, element: str) -> bool:
 
 def _or_offset(general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Addition, to pointers too."""
-    known: dict[Hashable, dict[str, Any]] = {}
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def add(tensor: Any, other: Any) -> Any:
         if type(tensor.dtype) is not core.pointer_type:
             return general(tensor, other)
         if type(other) is core.tensor and other.dtype.name in INTEGERS:
-            types: Hashable = (tensor.type.name, other.type.name)
+            types = tensor.type.name, other.type.name
             offset = other.handle.data
         elif _takes_type(other, "int32"):
-            types, offset = tensor.type.name, np.array([other], np.int32)
+            types, offset = (tensor.type.name,), np.array([other], np.int32)
         else:
             return general(tensor, other)
         if types not in known:
@@ -109,7 +111,7 @@ def _or_offset(general: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _where(general: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
-    known: dict[Hashable, dict[str, Any]] = {}
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def where(condition: Any, x: Any, y: Any) -> Any:
         tensor = x if type(x) is core.tensor else y
@@ -134,7 +136,9 @@ def _where(general: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any],
     return where
 
 
-def _remembered(result: Any, known: dict[Hashable, dict[str, Any]], types: Hashable) -> Any:
+def _remembered(
+    result: Any, known: dict[tuple[str, ...], dict[str, Any]], types: tuple[str, ...]
+) -> Any:
     known[types] = {**vars(result), "handle": None}
     return result
 

@@ -43,8 +43,16 @@ def test_opcheck_passes(backend: str, layout: str, in_double: bool, part: str) -
 
 
 @every_compiler
-@pytest.mark.parametrize("dtype", [None, torch.float16])
-@pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("cpp", None),
+        ("cpp", torch.float16),
+        ("triton", None),
+        pytest.param("triton", torch.float16, marks=pytest.mark.exhaustive),
+    ],
+    indirect=["backend"],
+)
 def test_compiles_to_one_graph_with_the_same_result(
     backend: str, dtype: torch.dtype | None, compiler: str
 ) -> None:

@@ -46,7 +46,7 @@ def test_gradcheck_in_float64(backend: str) -> None:
     assert torch.autograd.gradcheck(
         lambda *tensors: vid_loss(*tensors, backend=backend),
         leaves,
-        fast_mode=backend == "triton",  # one random direction: the interpreter is slow
+        fast_mode=backend != "reference",  # one random direction: the oracle has every entry
     )
 
 

@@ -279,7 +279,9 @@ def test_opcheck_passes(backend: str, form: str, dtypes: str, part: str) -> None
     assert passes(backward, arguments, part)
 
 
-@pytest.mark.parametrize("loss", [KDLoss, SphericalKDLoss])
+@pytest.mark.parametrize(
+    "loss", [KDLoss, pytest.param(SphericalKDLoss, marks=pytest.mark.exhaustive)]
+)
 @cpp
 def test_compiles_to_one_graph_for_shapes_that_change(backend: str, loss: Any) -> None:
     module = loss(ignore_index=VOID, backend=backend)

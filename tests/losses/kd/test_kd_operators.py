@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import warnings
+from itertools import product
 from typing import Any
 
 import kd_oracle
@@ -55,16 +56,22 @@ def test_opcheck_passes(
         assert passes(operator, arguments, part)
 
 
-@pytest.mark.parametrize("loss", [KDLoss, SphericalKDLoss])
 @pytest.mark.parametrize(
-    ("backend", "compiler"),
+    ("backend", "compiler", "loss"),
     [
         # Code generated from the reference would add in an order of its own.
-        ("reference", "aot_eager"),
-        ("cpp", "aot_eager"),
-        ("triton", "aot_eager"),
-        pytest.param("cpp", "inductor", marks=pytest.mark.exhaustive),
-        pytest.param("triton", "inductor", marks=pytest.mark.exhaustive),
+        ("reference", "aot_eager", KDLoss),
+        ("reference", "aot_eager", SphericalKDLoss),
+        ("cpp", "aot_eager", SphericalKDLoss),
+        ("triton", "aot_eager", KDLoss),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in [
+                ("cpp", "aot_eager", KDLoss),
+                ("triton", "aot_eager", SphericalKDLoss),
+                *product(["cpp", "triton"], ["inductor"], [KDLoss, SphericalKDLoss]),
+            ]
+        ),
     ],
     indirect=["backend"],
 )

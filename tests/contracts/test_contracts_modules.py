@@ -92,7 +92,7 @@ def test_a_criterion_called_twice_in_one_forward_pass_is_the_sum(name: str) -> N
         assert torch.equal(found, gradient(step(student, teacher, TARGET), student))
 
 
-# A list, layers that are trained, embeddings and state, and a sum; the other criteria are exhaustive.
+# A list, trained layers, embeddings and state, and a sum; the other criteria are exhaustive.
 COMPILED = ("AMDLoss", "AFDLoss", "CRDLoss", "DistillationLoss of several")
 
 

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <algorithm>
@@ -113,7 +114,8 @@ inline void sincospif(float x, float* sine, float* cosine) {
   *cosine = float(std::cos(M_PI * x));
 }
 
-// The runtime's functions that the launches use, of a device as large as an H100.
+// The runtime's functions that the launches use, of a device as large as an H100, or with
+// AMD_FUSED_HOST_MULTIPROCESSORS of so many.
 enum cudaError_t { cudaSuccess };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
@@ -123,6 +125,8 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 132 : 227 << 10;
+  const char* multiprocessors = getenv("AMD_FUSED_HOST_MULTIPROCESSORS");
+  const int count = multiprocessors ? atoi(multiprocessors) : 132;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? count : 227 << 10;
   return cudaSuccess;
 }

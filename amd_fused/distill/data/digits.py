@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
@@ -30,11 +33,7 @@ def load_digits(settings: Settings) -> DataSet:
     """
     if settings.augment == "imagenet":
         raise UsageError("--augment must be none or crop-flip for digits, got 'imagenet'")
-    pixels, labels = sklearn_digits(return_X_y=True)
-    images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, labels, test_size=TEST_FRACTION, stratify=labels, random_state=SPLIT_SEED
-    )
+    train_x, test_x, train_y, test_y = _halves()
     mean, std = (float(train_x.mean() / PEAK),), (float(train_x.std() / PEAK),)
     train, test = (
         Split(
@@ -48,3 +47,14 @@ def load_digits(settings: Settings) -> DataSet:
         for x, y in ((train_x, train_y), (test_x, test_y))
     )
     return DataSet("digits", tuple("0123456789"), train, test, 1, 8, mean, std)
+
+
+@functools.cache  # every run of a sweep reads them
+def _halves() -> list[np.ndarray[Any, Any]]:
+    """Images and labels of both parts, as train_test_split orders them."""
+    pixels, labels = sklearn_digits(return_X_y=True)
+    images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
+    halves: list[np.ndarray[Any, Any]] = train_test_split(
+        images, labels, test_size=TEST_FRACTION, stratify=labels, random_state=SPLIT_SEED
+    )
+    return halves

@@ -76,3 +76,54 @@ def test_a_reduction_by_a_kernels_own_function_goes_row_by_row() -> None:
     for row in source[1:]:
         total = total + row
     assert torch.equal(target, torch.stack([total, 2 * total]))
+
+
+@triton.jit
+def operators_kernel(source, other, target, rows: tl.constexpr, columns: tl.constexpr):
+    row, column = tl.arange(0, rows)[:, None], tl.arange(0, columns)[None, :]
+    at, size = row * columns + column, rows * columns
+    x, y = tl.load(source + at), tl.load(other + row)
+    inside = (row > 0) & (column < columns - 1) | (row == 2)
+    tl.store(target + at, x + y)
+    tl.store(target + size + at, 2 - x)
+    tl.store(target + 2 * size + at, x * 3 - y * x)
+    tl.store(target + 3 * size + at, tl.where(inside, x, y))
+    tl.store(target + 4 * size + at, tl.where((x <= y) | (y >= 1), 1, x))
+    tl.store(target + 5 * size + at, tl.where((x != y) & (y < x), x, 0))
+    if x.dtype.is_floating():
+        tl.store(target + 6 * size + at, x / y + 1 / x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64], ids=str)
+def test_operators_are_torchs_whether_their_types_are_new_or_known(dtype: torch.dtype) -> None:
+    rows, columns = 4, 8
+    row, column = torch.arange(rows)[:, None], torch.arange(columns)
+    inside = (row > 0) & (column < columns - 1) | (row == 2)
+    for _ in range(2):
+        x, y = ((5 * torch.randn(rows, n)).to(dtype) for n in (columns, 1))
+        expected = [
+            x + y,
+            2 - x,
+            x * 3 - y * x,
+            torch.where(inside, x, y),
+            torch.where((x <= y) | (y >= 1), 1, x),
+            torch.where((x != y) & (y < x), x, 0),
+            *([x / y + 1 / x] if dtype.is_floating_point else []),
+        ]
+        target = torch.empty(len(expected), rows, columns, dtype=dtype)
+        operators_kernel[(1,)](x, y, target, rows=rows, columns=columns)
+        assert torch.equal(target, torch.stack(expected))
+
+
+@triton.jit
+def offset_kernel(source, target, size: tl.constexpr):
+    at = tl.arange(0, size)
+    tl.store(target + at, tl.load(source + 1 + at + (size - 1 - 2 * at)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_pointers_are_moved_by_elements(dtype: torch.dtype) -> None:
+    for _ in range(2):
+        source, target = torch.randn(9).to(dtype), torch.empty(8, dtype=dtype)
+        offset_kernel[(1,)](source, target, size=8)
+        assert torch.equal(target, source[1:].flip(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -89,15 +90,22 @@ def features(
 
     The same numbers on every device.
     """
+    made = [
+        LAYOUTS[layout](a.to(device, dtype, copy=True))
+        for a, dtype in zip(_drawn(shape, seed), dtypes, strict=True)
+    ]
+    return made[0], made[1]
+
+
+@lru_cache(maxsize=16)
+def _drawn(shape: tuple[int, int, int, int, int], seed: int) -> tuple[Tensor, Tensor]:
     batch, c_s, c_t, height, width = shape
     generator = torch.Generator().manual_seed(seed)
     rows = torch.linspace(-1, 1, height, dtype=torch.float64)[:, None]
     columns = torch.linspace(-1, 1, width, dtype=torch.float64)[None, :]
     bump = 0.2 + torch.exp(-2 * (rows - 0.2) ** 2 - 3 * (columns + 0.1) ** 2)
-    made = []
-    for channels, dtype in zip((c_s, c_t), dtypes, strict=True):
-        noise = torch.randn(
-            batch, channels, height, width, dtype=torch.float64, generator=generator
-        )
-        made.append(LAYOUTS[layout]((noise * bump).to(device, dtype)))
-    return made[0], made[1]
+    student, teacher = (
+        torch.randn(batch, channels, height, width, dtype=torch.float64, generator=generator) * bump
+        for channels in (c_s, c_t)
+    )
+    return student, teacher

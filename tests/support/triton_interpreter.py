@@ -8,6 +8,7 @@ that on what it has worked out before. What follows changes no bit of a result:
 - It asks of every sum of integers whether it overflowed, and drops the answer unless it debugs.
 - It works out a type's shape, name and numpy type anew for every value: here once a type.
 - It reduces by a kernel's own function number after number: here row after row.
+- It works out anew what an operator does to two types: `triton_operators` has it once.
 
 Mended is bfloat16, which it keeps as 16 bits. On the way there it cuts digits off where a device
 rounds, and makes whole numbers of float64; on the way back it is wrong for subnormal numbers.
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import triton_operators
 from triton import language
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
@@ -62,6 +64,8 @@ def patch_once() -> None:
         languages = _languages(function)
         if languages not in patched:
             patch(function)
+            if not patched:
+                triton_operators.patch()
             patched.add(languages)
         return SimpleNamespace(restore=lambda: None)
 

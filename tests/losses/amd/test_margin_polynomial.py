@@ -19,7 +19,11 @@ needs_cpp = pytest.mark.skipif(
 )
 # The paper's range, finely, with its own 1.35, the integers (where the series ends) and what is
 # next to them; below 1; above, as far as there are polynomials.
-PAPER = [float(m) for m in np.linspace(1, 4, 31)] + [1.35, 1 + 1e-9, 2 - 1e-6, 3.141592653589793]
+TENTHS = [float(m) for m in np.linspace(1, 4, 31)]
+PAPER = [
+    *TENTHS[::2], 1.35, 1 + 1e-9, 2 - 1e-6, 3.141592653589793,
+    *(pytest.param(m, marks=pytest.mark.exhaustive) for m in TENTHS[1::2]),
+]  # fmt: skip
 BELOW = [1e-6, 0.05, 0.1, 0.25, 0.5, 0.75, 0.99]
 ABOVE = [4.2, 4.5, 4.9, 5.0, 5.3, 5.5, 5.6, 5.7, 5.8]
 # Dense at both ends, where theta is 0 and pi/2; all are exact in float32 as well.

@@ -50,7 +50,7 @@ def features(shape: tuple[int, ...], seed: int, kind: str = "normal") -> np.ndar
     return np.maximum(values, 0) if kind == "relu" else values
 
 
-def some_entries(shape: tuple[int, ...], count: int = 5) -> list[tuple[int, ...]]:
+def some_entries(shape: tuple[int, ...], count: int = 3) -> list[tuple[int, ...]]:
     rng = np.random.RandomState(1)
     return [tuple(int(rng.randint(n)) for n in shape) for _ in range(count)]
 

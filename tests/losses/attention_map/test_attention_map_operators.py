@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import cases
@@ -10,6 +11,7 @@ import pytest
 import torch
 from exhaustive import every_compiler
 from measures import relative_error
+from operator_checks import every_part, passes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
@@ -31,18 +33,26 @@ def map_and_gradient(function: Callable[[Tensor], Tensor], a: Tensor) -> tuple[T
     return found.detach(), torch.autograd.grad(found, leaf, upstream)[0]
 
 
-@pytest.mark.parametrize("in_double", [False, True])
-@pytest.mark.parametrize("layout", ["nchw", "channels_last", "window"])
-@every_backend
-def test_opcheck_passes(backend: str, layout: str, in_double: bool) -> None:
+@every_part(
+    ("backend", "layout", "in_double"),
+    product(FUSED, ["nchw", "channels_last", "window"], [False, True]),
+)
+def test_opcheck_passes(backend: str, layout: str, in_double: bool, part: str) -> None:
     operator = getattr(torch.ops.amd_fused, f"attention_map_{backend}").default
-    results = torch.library.opcheck(operator, (features(layout), in_double))
-    assert set(results.values()) == {"SUCCESS"}
+    assert passes(operator, (features(layout), in_double), part)
 
 
 @every_compiler
-@pytest.mark.parametrize("dtype", [None, torch.float16])
-@pytest.mark.parametrize("backend", ["cpp", "triton"], indirect=True)
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("cpp", None),
+        ("cpp", torch.float16),
+        ("triton", None),
+        pytest.param("triton", torch.float16, marks=pytest.mark.exhaustive),
+    ],
+    indirect=["backend"],
+)
 def test_compiles_to_one_graph_with_the_same_result(
     backend: str, dtype: torch.dtype | None, compiler: str
 ) -> None:

@@ -290,14 +290,22 @@ def test_layers_and_buffers_follow_the_features(name: str) -> None:
     assert {a.device.type for a in (loss, *held)} == {"meta"}
 
 
+# Another size compiles again: test_contracts_modules.py has that in `make test`.
+@pytest.mark.parametrize(
+    "batches",
+    [(4, 4, 4), pytest.param((4, 6, 5), marks=pytest.mark.exhaustive)],
+    ids=["one size", "several"],
+)
 @pytest.mark.parametrize("name", ["crd", "afd"])
-def test_a_compiled_criterion_changes_its_buffers_as_well(name: str) -> None:
+def test_a_compiled_criterion_changes_its_buffers_as_well(
+    name: str, batches: tuple[int, ...]
+) -> None:
     torch._dynamo.reset()
     criteria = [CRITERIA[name][0]() for _ in range(2)]
     criteria[1].load_state_dict(criteria[0].state_dict())
     compiled = torch.compile(functools.partial(call, name), backend="aot_eager", fullgraph=True)
-    for _ in range(3):
-        student, teacher = features()
+    for batch in batches:
+        student, teacher = features(batch=batch)
         student.requires_grad_()
         expected = call(name, criteria[0], student, teacher)
         found = compiled(criteria[1], student, teacher)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits as sklearn_digits
 from sklearn.model_selection import train_test_split
 
@@ -30,16 +33,12 @@ def load_digits(settings: Settings) -> DataSet:
     """
     if settings.augment == "imagenet":
         raise UsageError("--augment must be none or crop-flip for digits, got 'imagenet'")
-    pixels, labels = sklearn_digits(return_X_y=True)
-    images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
-    train_x, test_x, train_y, test_y = train_test_split(
-        images, labels, test_size=TEST_FRACTION, stratify=labels, random_state=SPLIT_SEED
-    )
+    train_x, test_x, train_y, test_y = parts()
     mean, std = (float(train_x.mean() / PEAK),), (float(train_x.std() / PEAK),)
     train, test = (
         Split(
-            InMemory(torch.from_numpy(x)),
-            torch.from_numpy(y).long(),
+            InMemory(torch.tensor(x)),
+            torch.tensor(y).long(),
             mean,
             std,
             settings.augment,
@@ -48,3 +47,14 @@ def load_digits(settings: Settings) -> DataSet:
         for x, y in ((train_x, train_y), (test_x, test_y))
     )
     return DataSet("digits", tuple("0123456789"), train, test, 1, 8, mean, std)
+
+
+@cache
+def parts() -> list[NDArray[np.uint8 | np.int64]]:
+    """Images of training and of test, labels of both; read once for all runs of a process."""
+    pixels, labels = sklearn_digits(return_X_y=True)
+    images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
+    halves: list[NDArray[np.uint8 | np.int64]] = train_test_split(
+        images, labels, test_size=TEST_FRACTION, stratify=labels, random_state=SPLIT_SEED
+    )
+    return halves

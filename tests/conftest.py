@@ -34,6 +34,7 @@ if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
     triton_interpreter.cast_bfloat16_exactly()
 
 from cuda_on_host import build
+from forks import Forks
 
 from amd_fused import _backends, backends
 from amd_fused.losses._common import constant_losses
@@ -84,6 +85,14 @@ def _warned_of_nothing() -> None:
     """What a process warns of once, each test is warned of: none leans on one before it."""
     constant_losses._once.cache_clear()
     _backends._warn_reference.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def with_torch() -> Iterator[Forks]:
+    """Runs programs for which torch is imported already, and this package is not."""
+    forks = Forks("torch")
+    yield forks
+    forks.close()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import pytest
 import table
 from core_set import CHECKS
 from environment import CORE_SET, Environment, FailedError, python_of
+from forks import Forks
 from matrix import Outcome, Row
 
 import amd_fused
@@ -70,17 +71,17 @@ def test_the_core_set_passes_here(name: str) -> None:
     ],
 )
 def test_the_core_set_finds_a_planted_fault(
-    tmp_path: Path, check: str, path: str, right: str, wrong: str, message: str
+    with_torch: Forks, tmp_path: Path, check: str, path: str, right: str, wrong: str, message: str
 ) -> None:
     shutil.copytree(ROOT / "amd_fused", tmp_path / "amd_fused")
     source = tmp_path / "amd_fused" / path
     assert right in source.read_text()
     source.write_text(source.read_text().replace(right, wrong))
-    said = subprocess.run(
-        [sys.executable, str(CORE_SET), check, *(["cpp"] if check == "backends" else [])],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
+    said = with_torch.run(
+        "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')",
+        *(str(CORE_SET), check, *(["cpp"] if check == "backends" else [])),
+        env=os.environ | {"PYTHONPATH": str(CORE_SET.parent)},
+        cwd=tmp_path,
     )
     assert said.returncode != 0
     assert message in said.stderr.splitlines()[-1]

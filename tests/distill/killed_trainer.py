@@ -1,9 +1,9 @@
 """Trains a student undisturbed, and again with SIGKILL at random points; run by a test.
 
-`python -m distill.killed_trainer FOLDER KILLS` writes FOLDER/whole and FOLDER/killed, and says on
-stdout how many of the KILLS came before the second had ended. With `cache` behind it the second
-keeps its teacher's outputs in FOLDER/cache, flushed after every step, and the first does not. Each
-training is a process of its own, forked before torch has started a thread.
+The program KILLED with arguments FOLDER and KILLS writes FOLDER/whole and FOLDER/killed, and prints
+how many of the KILLS came before the second had ended. With `cache` behind them the second keeps
+its teacher's outputs in FOLDER/cache, flushed after every step, and the first does not. Each
+training is a process of its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ from amd_fused.distill.data import digits
 from amd_fused.teacher_cache import files
 from distill.tiny_runs import tiny
 
+KILLED = """
+import sys
+from pathlib import Path
+from distill import killed_trainer
+killed_trainer.main(Path(sys.argv[1]), int(sys.argv[2]), cached=sys.argv[3:] == ["cache"])
+"""
 SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
 
 
@@ -68,7 +74,3 @@ def main(folder: Path, kills: int, cached: bool) -> None:
         killed_early += ended == signal.SIGKILL
     in_child(lambda: train(folder, "killed", killed, resume=True))
     print(killed_early)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), cached=sys.argv[3:] == ["cache"])

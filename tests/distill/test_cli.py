@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 from amd_fused.distill import recipes
 from amd_fused.distill.cli import main
@@ -113,7 +112,7 @@ def test_every_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert "angular margin m (Eq. 6)" in shown["distill"]
 
 
-def test_help_needs_none_of_the_trainers_packages() -> None:
+def test_help_needs_none_of_the_trainers_packages(with_torch: Forks) -> None:
     """Nor their time, nor torch's compiler: they are looked for when a command runs."""
     program = (
         "import sys\n"
@@ -125,13 +124,8 @@ def test_help_needs_none_of_the_trainers_packages() -> None:
         "main(['recipes', 'digits'])\n"
         "raise SystemExit(main(['train-teacher', '--output-dir', sys.argv[1], '--quiet']))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.devnull + "-folder"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = with_torch.run(program, os.devnull + "-folder", env=os.environ | path)
     assert "lsh_hashes: 512" in done.stdout
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
-from distill.processes import said_by
+from distill.killed_trainer import KILLED
+from distill.processes import said
 from distill.tiny_runs import Crash, assert_same_run, crash, in_step, tiny
 
 pytest.importorskip("accelerate")
@@ -137,9 +139,10 @@ def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path)
 
 # test_teacher_cache_processes.py kills a process that fills a cache, without a trainer.
 @pytest.mark.exhaustive
-def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(tmp_path: Path) -> None:
-    killed_early = said_by("distill.killed_trainer", str(tmp_path), "5", "cache")
-    assert int(killed_early) >= 4
+def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(
+    with_torch: Forks, tmp_path: Path
+) -> None:
+    assert int(said(with_torch, KILLED, str(tmp_path), "5", "cache")) >= 4
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)
     assert record(tmp_path / "killed")["kept"] == str(tmp_path / "cache")
 

@@ -1,8 +1,6 @@
 """Two processes that train together over gloo; run by test_engine_processes.py.
 
-`python -m distill.two_trainers FOLDER`, with WORLD_SIZE and what else torchrun sets for both,
-writes for each FOLDER/RANK.pt, what each case gave, and FOLDER/RANK.stderr. FOLDER/teacher must
-hold a run. The two are forked: what they import is imported once.
+They are forked: what they import is imported once.
 """
 
 from __future__ import annotations
@@ -138,14 +136,14 @@ def train(folder: Path) -> None:
         raise
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, port: str) -> None:
+    """Writes FOLDER/RANK.pt, what each case gave, and FOLDER/RANK.stderr; FOLDER/teacher must hold
+    a run. The two join the store at the port."""
     digits.load_digits(tiny())  # what that imports, it imports once
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     children = []
     for number in ("0", "1"):
         os.environ |= {"RANK": number, "LOCAL_RANK": number}
         children.append(start(lambda: train(folder)))
     sys.exit(any(end(*children)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

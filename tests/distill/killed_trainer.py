@@ -20,9 +20,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill import engine
 from amd_fused.distill.config import Settings
-from amd_fused.distill.data import digits
 from amd_fused.teacher_cache import files
-from distill.tiny_runs import tiny
+from distill.tiny_runs import import_all, tiny
 
 KILLED = """
 import sys
@@ -63,7 +62,7 @@ def main(folder: Path, kills: int, cached: bool) -> None:
         files.FLUSH_BYTES = 1
         whole = SETTINGS.changed(mixup=0.0, teacher_cache="off")
         killed = whole.changed(teacher_cache=str(folder / "cache"))
-    digits.load_digits(SETTINGS)  # what that imports, it imports once
+    import_all()
     in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False))
     in_child(lambda: train(folder, "whole", whole, resume=False))
     chance = random.Random(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from forks import Forks
 
-from amd_fused.distill import recipes
+from amd_fused.distill import recipes, summary
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
 from amd_fused.distill.run_dir import SCHEMA, RunDir
@@ -196,7 +196,10 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert top5.split()[:2] == ["teacher", "91.42"]
 
 
-def test_backends_are_shown_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_backends_are_shown_with_what_they_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "_BATCH", 2)
     assert main(["backends", "--time"]) == 0
     text = capsys.readouterr().out
     assert "reference" in text

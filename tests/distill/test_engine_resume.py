@@ -148,7 +148,7 @@ def test_a_signal_before_the_training_stops_at_once(
 def test_class_means_and_adapters_come_with_the_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tiny(method="nd+lsh", lsh_hashes=32, checkpoint_steps=4)
+    settings = tiny(method="nd+lsh", lsh_hashes=32, checkpoint_steps=4, train_size=30)
     distill(folder, tmp_path / "whole", settings)
     interrupted(folder, tmp_path / "run", 6, settings)
     monkeypatch.setattr(amd_fused, "class_means", None)
@@ -157,7 +157,7 @@ def test_class_means_and_adapters_come_with_the_checkpoint(
 
 
 def test_trained_layers_of_losses_come_with_the_checkpoint(folder: Path, tmp_path: Path) -> None:
-    settings = tiny(method="vid+cc+crd+afd", crd_negatives=50, checkpoint_steps=4)
+    settings = tiny(method="vid+cc+crd+afd", crd_negatives=20, checkpoint_steps=4, train_size=30)
     distill(folder, tmp_path / "whole", settings)
     interrupted(folder, tmp_path / "run", 6, settings)
     distill(folder, tmp_path / "run", settings, resume=True)
@@ -176,7 +176,7 @@ def test_dropout_draws_the_same_numbers_again(
         return network
 
     monkeypatch.setattr(models, "build", with_dropout)
-    settings = tiny(method="scratch", checkpoint_steps=4)
+    settings = tiny(method="scratch", checkpoint_steps=4, train_size=30)
 
     def scratch(path: Path, resume: bool = False) -> None:
         engine.distill(settings, path, None, resume=resume, show_progress=False)

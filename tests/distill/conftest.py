@@ -28,3 +28,11 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports hold pictures that nobody drew, which takes most of their time: for tests of the
+    rest. test_report.py and test_sweep.py have them drawn."""
+    for module in ("report", "sweep_picture"):
+        monkeypatch.setattr(f"amd_fused.distill.reports.{module}.png", lambda figure: b"")

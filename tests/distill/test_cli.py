@@ -139,6 +139,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_teacher_student_and_what_is_shown_after(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -160,6 +161,7 @@ def test_teacher_student_and_what_is_shown_after(
     assert (tmp_path / "t" / "table.csv").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_finished_run_is_not_trained_again(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,7 @@ def test_a_run_goes_on_with_the_same_weights_alone(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_commands_take_a_file_for_a_teacher(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

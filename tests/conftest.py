@@ -95,6 +95,16 @@ def with_torch() -> Iterator[Forks]:
     forks.close()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For folders of tests whose tensors are so small that several threads take longer with them,
+    and much longer where these contend."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """torch.empty and its kin hand out NaN."""

@@ -7,19 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 collect_ignore = [] if _FASHION_MNIST.is_dir() else ["test_data_fashion_installed.py"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread_for_training() -> Iterator[None]:
-    """Networks this small train slower on several threads, and much slower where these contend."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread_for_training(one_thread: None) -> None:
+    """Networks this small train slower on several."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -257,7 +257,7 @@ def test_where_the_data_lie_and_what_is_saved_may_change(folder: Path, tmp_path:
 def test_another_teacher_is_refused(folder: Path, tmp_path: Path) -> None:
     interrupted(folder, tmp_path / "run", 6)
     other = tmp_path / "teacher"
-    engine.train_teacher(tiny(seed=1), other, show_progress=False)
+    engine.train_teacher(tiny(seed=1, train_size=10), other, show_progress=False)
     with pytest.raises(UsageError, match=r"must go on with the teacher .*, got other weights"):
         distill(tmp_path, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="must be a student's run, got a teacher's"):

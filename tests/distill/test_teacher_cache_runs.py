@@ -116,20 +116,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     teacher: Path, tmp_path: Path, passes: list[int], kept: str
 ) -> None:
     where = kept if kept == "memory" else str(tmp_path / "cache")
-    settings = tiny(method="amd-gl+sp", checkpoint_steps=4, teacher_cache=where)
-    with pytest.raises(Crash), in_step(10, crash):
+    settings = tiny(method="amd-gl+sp", checkpoint_steps=4, train_size=30, teacher_cache=where)
+    with pytest.raises(Crash), in_step(6, crash):
         distill(teacher, tmp_path / "run", settings)
     del passes[:]
     distill(teacher, tmp_path / "run", settings, resume=True)
-    # From step 8 on: memory is gone, files are not.
-    assert len(passes) == (4 if kept == "memory" else 0)
+    # From step 4 on: memory is gone, files are not.
+    assert len(passes) == (2 if kept == "memory" else 0)
     distill(teacher, tmp_path / "live", settings.changed(teacher_cache="off"))
     assert_same_run(tmp_path / "live", tmp_path / "run")
 
 
 def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path) -> None:
-    settings = tiny(checkpoint_steps=4)
-    with pytest.raises(Crash), in_step(8, crash):
+    settings = tiny(checkpoint_steps=4, train_size=30)
+    with pytest.raises(Crash), in_step(6, crash):
         distill(teacher, tmp_path / "run", settings)
     moved = settings.changed(teacher_cache=str(tmp_path / "cache"))
     distill(teacher, tmp_path / "run", moved, resume=True)
@@ -242,7 +242,7 @@ def test_a_folder_of_other_outputs_is_refused_before_anything_is_written(
 def test_another_teachers_folder_is_refused(teacher: Path, tmp_path: Path) -> None:
     settings = tiny(epochs=1, milestones=(), teacher_cache=str(tmp_path / "cache"))
     distill(teacher, tmp_path / "first", settings)
-    engine.train_teacher(tiny(seed=1), tmp_path / "teacher", **QUIET)
+    engine.train_teacher(tiny(seed=1, train_size=10), tmp_path / "teacher", **QUIET)
     with pytest.raises(UsageError, match=r"which differs in weights \([0-9a-f]{12} there, "):
         distill(tmp_path / "teacher", tmp_path / "other", settings)
 

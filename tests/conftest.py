@@ -43,7 +43,7 @@ from amd_fused.losses.amd.triton import plan
 # Processes take files in this order, and none is to end alone: those of more than ten seconds.
 SLOWEST = (
     *("test_gpu", "test_install", "test_teacher_cache_runs", "test_parity", "test_cuda_compile"),
-    *("test_cuda_on_host", "test_engine_processes", "test_engine_resume", "test_afd_operators"),
+    *("test_cuda_on_host", "test_engine_processes", "test_afd_operators"),
     *("test_schedules", "test_triton_on_host", "test_operators", "test_triton_compile"),
     *("test_contracts", "test_afd_parity", "test_contracts_modules"),
 )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 
+@cache
 def version_of(package: str) -> str | None:
-    """None where it is not installed."""
+    """None where it is not installed. Looked for once in a process."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -35,6 +35,7 @@ if find_spec("triton") and os.environ.get("TRITON_INTERPRET") == "1":
     triton_interpreter.cast_bfloat16_exactly()
 
 from cuda_on_host import build
+from forks import Forks
 
 from amd_fused import _backends, backends
 from amd_fused.losses._common import constant_losses
@@ -43,7 +44,7 @@ from amd_fused.losses.amd.triton import plan
 # Processes take files in this order, and none is to end alone: those of more than ten seconds.
 SLOWEST = (
     *("test_gpu", "test_install", "test_teacher_cache_runs", "test_parity", "test_cuda_compile"),
-    *("test_cuda_on_host", "test_engine_processes", "test_engine_resume", "test_afd_operators"),
+    *("test_cuda_on_host", "test_engine_processes", "test_afd_operators"),
     *("test_schedules", "test_triton_on_host", "test_operators", "test_triton_compile"),
     *("test_contracts", "test_afd_parity", "test_contracts_modules"),
 )
@@ -91,6 +92,24 @@ def _warned_of_nothing() -> None:
     """What a process warns of once, each test is warned of: none leans on one before it."""
     constant_losses._once.cache_clear()
     _backends._warn_reference.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def with_torch() -> Iterator[Forks]:
+    """Runs programs for which torch is imported already, and this package is not."""
+    forks = Forks("torch")
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For folders of tests whose tensors are so small that several threads take longer with them,
+    and much longer where these contend."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import amd_fused
@@ -12,10 +13,12 @@ import amd_fused
 _COMMIT_VARIABLE = "AMD_FUSED_COMMIT"
 
 
+@cache
 def commit() -> str | None:
     """The commit of this package's own checkout, "-dirty" where tracked files differ from it.
 
-    None where it is installed elsewhere, also where that lies in some other repository.
+    None where it is installed elsewhere, also where that lies in some other repository. Asked for
+    once: what a process has imported stays what it is when the checkout moves on.
     """
     root = Path(amd_fused.__file__).resolve().parents[1]
     top = _git(root, "rev-parse", "--show-toplevel")

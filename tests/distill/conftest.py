@@ -7,19 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 _FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 collect_ignore = [] if _FASHION_MNIST.is_dir() else ["test_data_fashion_installed.py"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread_for_training() -> Iterator[None]:
-    """Networks this small train slower on several threads, and much slower where these contend."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread_for_training(one_thread: None) -> None:
+    """Networks this small train slower on several."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,3 +23,11 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports hold pictures that nobody drew, which takes most of their time: for tests of the
+    rest. test_report.py and test_sweep.py have them drawn."""
+    for module in ("report", "sweep_picture"):
+        monkeypatch.setattr(f"amd_fused.distill.reports.{module}.png", lambda figure: b"")

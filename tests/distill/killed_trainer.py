@@ -1,9 +1,9 @@
 """Trains a student undisturbed, and again with SIGKILL at random points; run by a test.
 
-`python -m distill.killed_trainer FOLDER KILLS` writes FOLDER/whole and FOLDER/killed, and says on
-stdout how many of the KILLS came before the second had ended. With `cache` behind it the second
-keeps its teacher's outputs in FOLDER/cache, flushed after every step, and the first does not. Each
-training is a process of its own, forked before torch has started a thread.
+The program KILLED with arguments FOLDER and KILLS writes FOLDER/whole and FOLDER/killed, and prints
+how many of the KILLS came before the second had ended. With `cache` behind them the second keeps
+its teacher's outputs in FOLDER/cache, flushed after every step, and the first does not. Each
+training is a process of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill import engine
 from amd_fused.distill.config import Settings
-from amd_fused.distill.data import digits
 from amd_fused.teacher_cache import files
-from distill.tiny_runs import tiny
+from distill.tiny_runs import import_all, tiny
 
+KILLED = """
+import sys
+from pathlib import Path
+from distill import killed_trainer
+killed_trainer.main(Path(sys.argv[1]), int(sys.argv[2]), cached=sys.argv[3:] == ["cache"])
+"""
 SETTINGS = tiny(method="amd-gl", mixup=0.2, checkpoint_steps=2, epochs=3)
 
 
@@ -57,7 +62,7 @@ def main(folder: Path, kills: int, cached: bool) -> None:
         files.FLUSH_BYTES = 1
         whole = SETTINGS.changed(mixup=0.0, teacher_cache="off")
         killed = whole.changed(teacher_cache=str(folder / "cache"))
-    digits.load_digits(SETTINGS)  # what that imports, it imports once
+    import_all()
     in_child(lambda: engine.train_teacher(tiny(), folder / "teacher", show_progress=False))
     in_child(lambda: train(folder, "whole", whole, resume=False))
     chance = random.Random(0)
@@ -68,7 +73,3 @@ def main(folder: Path, kills: int, cached: bool) -> None:
         killed_early += ended == signal.SIGKILL
     in_child(lambda: train(folder, "killed", killed, resume=True))
     print(killed_early)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), cached=sys.argv[3:] == ["cache"])

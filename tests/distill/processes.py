@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
 _TESTS = Path(__file__).parents[1]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Variables of a process that runs `python -m distill.<helper>`."""
-    folders = [_TESTS.parent, _TESTS, _TESTS / "support"]
-    path = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"} | more
+def said(forks: Forks, program: str, *arguments: str) -> str:
+    """What a program prints that forks processes and perhaps kills some of them.
 
-
-def said_by(helper: str, *arguments: str) -> str:
-    """What a helper prints that forks processes and kills some of them."""
+    They are forked before torch has started a thread.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
-    done = subprocess.run(
-        [sys.executable, "-m", helper, *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = [_TESTS.parent, _TESTS, _TESTS / "support"]
+    variables = {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    done = forks.run(program, *arguments, env=os.environ | variables)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

@@ -26,7 +26,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> engine.TeacherChoice:
 
 def course(path: Path, teacher: engine.TeacherChoice, **options) -> list[float]:
     """The loss and its parts in each of three steps, one an epoch."""
-    settings = tiny(epochs=3, train_size=10, milestones=(), at_weight=10.0, **options)
+    settings = tiny(epochs=3, train_size=10, test_size=11, milestones=(), at_weight=10.0, **options)
     engine.distill(settings, path, teacher, show_progress=False)
     return [x for line in RunDir(path).epochs() for x in (line["loss"], *line["parts"].values())]
 
@@ -39,6 +39,7 @@ def test_losses_of_the_first_steps_differ_by_rounding(
     fused = course(tmp_path / "cpp", teacher, method=method, backend="cpp")
     # 2^-24 = 6e-8, which the steps before have made larger.
     assert fused == pytest.approx(plain, rel=2e-5)
-    # A weight that is 1 % larger is not taken for rounding.
-    moved = course(tmp_path / "moved", teacher, method=method, backend="cpp", ce_weight=0.101)
-    assert moved != pytest.approx(plain, rel=2e-4)
+    if method == METHODS[0]:
+        # A weight that is 1 % larger is not taken for rounding.
+        moved = course(tmp_path / "moved", teacher, method=method, backend="cpp", ce_weight=0.101)
+        assert moved != pytest.approx(plain, rel=2e-4)

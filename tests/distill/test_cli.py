@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forks import Forks
 
-from amd_fused.distill import recipes
+from amd_fused.distill import recipes, summary
 from amd_fused.distill.cli import main
 from amd_fused.distill.config import Settings
 from amd_fused.distill.run_dir import SCHEMA, RunDir
@@ -113,7 +112,7 @@ def test_every_option_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None
     assert "angular margin m (Eq. 6)" in shown["distill"]
 
 
-def test_help_needs_none_of_the_trainers_packages() -> None:
+def test_help_needs_none_of_the_trainers_packages(with_torch: Forks) -> None:
     """Nor their time, nor torch's compiler: they are looked for when a command runs."""
     program = (
         "import sys\n"
@@ -125,13 +124,8 @@ def test_help_needs_none_of_the_trainers_packages() -> None:
         "main(['recipes', 'digits'])\n"
         "raise SystemExit(main(['train-teacher', '--output-dir', sys.argv[1], '--quiet']))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, os.devnull + "-folder"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = with_torch.run(program, os.devnull + "-folder", env=os.environ | path)
     assert "lsh_hashes: 512" in done.stdout
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr
@@ -145,6 +139,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_teacher_student_and_what_is_shown_after(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +161,7 @@ def test_teacher_student_and_what_is_shown_after(
     assert (tmp_path / "t" / "table.csv").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_finished_run_is_not_trained_again(
     teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +198,10 @@ def test_recipes_are_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     assert top5.split()[:2] == ["teacher", "91.42"]
 
 
-def test_backends_are_shown_with_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_backends_are_shown_with_what_they_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(summary, "_BATCH", 2)
     assert main(["backends", "--time"]) == 0
     text = capsys.readouterr().out
     assert "reference" in text

@@ -111,6 +111,7 @@ def test_settings_are_compared_with_the_kd_of_their_row(tmp_path: Path) -> None:
     assert line(found, "AT, mixup 0.2 (to KD, mixup 0.2)")[2] == "+1.20 [+1.20, +1.20]"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_report_has_them_too(tmp_path: Path) -> None:
     runs(tmp_path / "runs", {"amd-g": (0.4, 0.5, 0.6)})
     write_report([tmp_path / "runs"], tmp_path / "report.html")

@@ -1,18 +1,18 @@
-"""Two processes train as one with the whole batch would, and count each test image once."""
+"""Two processes train as one with the whole batch would, and count each test image once; a process
+that is killed leaves what the next goes on from."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from forks import Forks
 from torch import nn
 
-from distill.processes import environment
+from distill.processes import said
 from distill.tiny_runs import assert_same_run, tiny, weights
 from distill.two_trainers import LAYERS, images, normalisation, normalised
 
@@ -22,6 +22,17 @@ from amd_fused.distill import engine
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.errors import UsageError
 from amd_fused.distill.run_dir import RunDir
+
+# What both import, they import once.
+PROCESSES = """
+import sys
+from pathlib import Path
+from distill import killed_trainer, two_trainers
+folder = Path(sys.argv[1])
+killed_trainer.main(folder / "killing", int(sys.argv[2]), cached=False)
+two_trainers.main(folder, sys.argv[3])
+"""
+KILLS = 2
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +48,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> list[dict[str, Any]]:
-    """What every case of two_trainers.py gave, by process."""
+def found(folder: Path, with_torch: Forks) -> list[dict[str, Any]]:
+    """What every case of two_trainers.py gave, by process; to the first also, how many were killed
+    in the middle."""
     if not dist.is_available() or not dist.is_gloo_available():
         pytest.skip("this torch has no gloo")
     # A port that is held, and not one that was free a moment ago: the two join this store.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    done = subprocess.run(
-        [sys.executable, "-m", "distill.two_trainers", str(folder)],
-        env=environment(**common),
-        check=False,
-    )
-    errors = [(folder / f"{rank}.stderr").read_text() for rank in range(2)]
-    assert done.returncode == 0, "\n".join(errors)[-3000:]
+    killed = said(with_torch, PROCESSES, str(folder), str(KILLS), str(store.port))
     gave = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-    gave[0]["stderr"] = errors
+    gave[0]["stderr"] = (folder / "0.stderr").read_text()
+    gave[0]["killed"] = int(killed)
     return gave
 
 
@@ -73,19 +78,19 @@ def test_batch_normalisation_is_that_of_the_whole_batch(found: list[dict[str, An
     assert first["0.num_batches_tracked"] == 1
 
 
-@pytest.mark.parametrize("layers", ["", "-layers"])
+@pytest.mark.parametrize(("layers", "epochs"), [("", 2), ("-layers", 1)])
 def test_two_processes_have_the_losses_and_weights_of_one(
-    folder: Path, found: list[dict[str, Any]], layers: str
+    folder: Path, found: list[dict[str, Any]], layers: str, epochs: int
 ) -> None:
     one, two = (RunDir(folder / f"{name}{layers}") for name in ("one", "two"))
-    assert len(one.epochs()) == len(two.epochs()) == 2
+    assert len(one.epochs()) == len(two.epochs()) == epochs
     for line_1, line_2 in zip(one.epochs(), two.epochs(), strict=True):
         assert line_2["step"] == line_1["step"]
         assert line_2["loss"] == pytest.approx(line_1["loss"], rel=1e-4)
         assert line_2["parts"] == pytest.approx(line_1["parts"], rel=1e-3)
         assert line_2["test"]["nll"] == pytest.approx(line_1["test"]["nll"], rel=1e-2)
-    weights_2 = weights(two.path)
-    for name, value in weights(one.path).items():
+    weights_2 = weights(two.path, epochs)
+    for name, value in weights(one.path, epochs).items():
         torch.testing.assert_close(weights_2[name], value, rtol=1e-2, atol=1e-3)
     assert one.config()["processes"] == 1
     assert two.config()["processes"] == 2
@@ -103,7 +108,7 @@ def test_two_processes_share_a_teachers_cache(folder: Path, found: list[dict[str
 
 
 def test_statistics_apart_are_another_training(folder: Path, found: list[dict[str, Any]]) -> None:
-    losses = {name: RunDir(folder / name).epochs()[-1]["loss"] for name in ("one", "apart")}
+    losses = {name: RunDir(folder / name).epochs()[0]["loss"] for name in ("one", "apart")}
     assert abs(losses["apart"] / losses["one"] - 1) > 1e-3
 
 
@@ -136,7 +141,7 @@ def test_a_signal_to_one_stops_both_after_the_same_step(
 ) -> None:
     assert [gave["stopped"] for gave in found] == [{"steps": 3, "resumed": 9}] * 2
     assert_same_run(folder / "two", folder / "stopped")
-    assert "after step 3, which is saved" in found[0]["stderr"][0]
+    assert "after step 3, which is saved" in found[0]["stderr"]
 
 
 def test_an_error_is_everyones(found: list[dict[str, Any]]) -> None:
@@ -144,6 +149,14 @@ def test_an_error_is_everyones(found: list[dict[str, Any]]) -> None:
         assert "UsageError: --output-dir must be a folder without a run" in gave["again"]
         assert "--batch-size must be a multiple of the 2 processes, got 15" in gave["odd"]
         assert gave["broken"].startswith("TrainingError: the loss became nan at step 1: the studen")
+
+
+def test_runs_killed_at_random_points_end_like_the_undisturbed_one(
+    folder: Path, found: list[dict[str, Any]]
+) -> None:
+    assert found[0]["killed"] >= KILLS - 1
+    runs = folder / "killing"
+    assert_same_run(runs / "whole", runs / "killed", epoch=3)
 
 
 def test_layers_that_cannot_be_shared_are_named() -> None:

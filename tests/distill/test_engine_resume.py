@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import Forks
 from torch import nn
 
-from distill.processes import said_by
+from distill.killed_trainer import KILLED
+from distill.processes import said
 from distill.tiny_runs import Crash, assert_same_run, crash, in_step, send, tiny
 
 pytest.importorskip("accelerate")
@@ -146,7 +148,7 @@ def test_a_signal_before_the_training_stops_at_once(
 def test_class_means_and_adapters_come_with_the_checkpoint(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tiny(method="nd+lsh", lsh_hashes=32, checkpoint_steps=4)
+    settings = tiny(method="nd+lsh", lsh_hashes=32, checkpoint_steps=4, train_size=30)
     distill(folder, tmp_path / "whole", settings)
     interrupted(folder, tmp_path / "run", 6, settings)
     monkeypatch.setattr(amd_fused, "class_means", None)
@@ -155,7 +157,7 @@ def test_class_means_and_adapters_come_with_the_checkpoint(
 
 
 def test_trained_layers_of_losses_come_with_the_checkpoint(folder: Path, tmp_path: Path) -> None:
-    settings = tiny(method="vid+cc+crd+afd", crd_negatives=50, checkpoint_steps=4)
+    settings = tiny(method="vid+cc+crd+afd", crd_negatives=20, checkpoint_steps=4, train_size=30)
     distill(folder, tmp_path / "whole", settings)
     interrupted(folder, tmp_path / "run", 6, settings)
     distill(folder, tmp_path / "run", settings, resume=True)
@@ -174,7 +176,7 @@ def test_dropout_draws_the_same_numbers_again(
         return network
 
     monkeypatch.setattr(models, "build", with_dropout)
-    settings = tiny(method="scratch", checkpoint_steps=4)
+    settings = tiny(method="scratch", checkpoint_steps=4, train_size=30)
 
     def scratch(path: Path, resume: bool = False) -> None:
         engine.distill(settings, path, None, resume=resume, show_progress=False)
@@ -255,7 +257,7 @@ def test_where_the_data_lie_and_what_is_saved_may_change(folder: Path, tmp_path:
 def test_another_teacher_is_refused(folder: Path, tmp_path: Path) -> None:
     interrupted(folder, tmp_path / "run", 6)
     other = tmp_path / "teacher"
-    engine.train_teacher(tiny(seed=1), other, show_progress=False)
+    engine.train_teacher(tiny(seed=1, train_size=10), other, show_progress=False)
     with pytest.raises(UsageError, match=r"must go on with the teacher .*, got other weights"):
         distill(tmp_path, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="must be a student's run, got a teacher's"):
@@ -270,10 +272,10 @@ def test_a_broken_checkpoint_is_named(folder: Path, tmp_path: Path) -> None:
         distill(folder, tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.exhaustive)])
-def test_runs_killed_at_random_points_end_like_the_undisturbed_one(
-    tmp_path: Path, kills: int
+# test_engine_processes.py has the short form.
+@pytest.mark.exhaustive
+def test_runs_killed_at_many_random_points_end_like_the_undisturbed_one(
+    with_torch: Forks, tmp_path: Path
 ) -> None:
-    killed_early = said_by("distill.killed_trainer", str(tmp_path), str(kills))
-    assert int(killed_early) >= kills - 1
+    assert int(said(with_torch, KILLED, str(tmp_path), "5")) >= 4
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)

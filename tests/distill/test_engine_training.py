@@ -96,7 +96,7 @@ def test_the_student_descends_eq_8_by_sgd(teacher: Path, tmp_path: Path) -> None
 def test_the_teacher_is_left_as_it_was(teacher: Path, tmp_path: Path) -> None:
     before = RunDir(teacher).weights_file(2).read_bytes()
     config = RunDir(teacher).config()
-    distill(teacher, tmp_path, tiny(method="nd"))
+    distill(teacher, tmp_path, tiny(method="nd", train_size=30))
     assert RunDir(teacher).weights_file(2).read_bytes() == before
     assert RunDir(teacher).config() == config
 
@@ -168,7 +168,7 @@ def test_a_network_is_loaded_as_it_was_saved(teacher: Path) -> None:
 def test_a_student_from_scratch_may_be_compared_with_a_teacher(
     teacher: Path, tmp_path: Path
 ) -> None:
-    settings = tiny(method="scratch")
+    settings = tiny(method="scratch", train_size=20)
     alone = distill(None, tmp_path / "alone", settings.changed(teacher="wrn10-2"))
     beside = distill(teacher, tmp_path / "beside", settings)
     assert alone["amd_distance"] is None
@@ -269,7 +269,7 @@ def test_a_broken_gradient_is_never_saved(
 def test_progress_is_a_line_an_epoch_where_there_is_no_terminal(
     teacher: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    distill(teacher, tmp_path, tiny(method="kd"), show_progress=True)
+    distill(teacher, tmp_path, tiny(method="kd", train_size=10), show_progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     lines = err.splitlines()

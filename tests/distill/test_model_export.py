@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from safetensors.torch import load_file
 from torch import nn
 
-from distill.processes import environment
 from distill.tiny_runs import Crash, crash, in_step, tiny, weights
 
 pytest.importorskip("accelerate")
@@ -71,15 +69,11 @@ def exported(path: Path, name: str, channels: int, size: int) -> torch.Tensor:
         return model(images)
 
 
-def test_the_trainers_own_networks_load_where_this_package_is_not(tmp_path: Path) -> None:
+def test_the_trainers_own_networks_load_where_this_package_is_not(
+    with_torch: Forks, tmp_path: Path
+) -> None:
     logits = {name: exported(tmp_path / name, name, 2, 12) for name in OWN}
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *(str(tmp_path / name) for name in OWN)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = with_torch.run(ELSEWHERE, *(str(tmp_path / name) for name in OWN))
     assert done.returncode == 0, done.stderr[-2000:]
     for name, expected in logits.items():
         assert torch.equal(torch.load(tmp_path / name / "logits.pt"), expected), name

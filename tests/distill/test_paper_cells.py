@@ -42,20 +42,24 @@ def shapes(name: str, size: int) -> tuple[tuple[tuple[int, ...], ...], int]:
 
 
 def loss(recipe: str, method_key: str) -> torch.Tensor:
-    """Of a batch of small images, by the recipe's networks and settings."""
+    """Of a batch of small images, by the recipe's networks."""
     chosen = recipes.get(recipe)
-    method = parse(method_key)
-    values: dict[str, Any] = {**chosen.settings, **chosen.method_settings.get(method.key, {})}
+    values: dict[str, Any] = {**chosen.settings, **chosen.method_settings.get(method_key, {})}
     settings = Settings(**values)
     # The least that leaves every map 2x2; channels, which losses depend on, are the same.
     size = 64 if settings.data == "imagenet" else 8
+    return loss_of(settings.teacher, settings.student, size, method_key)
+
+
+@cache
+def loss_of(teacher_name: str, student_name: str, size: int, method_key: str) -> torch.Tensor:
+    """Many recipes have one pair of networks; by other weights and temperatures it runs as well."""
+    method, settings = parse(method_key), Settings()
     (teacher, layers_t), (student, layers_s) = (
-        network(name, size) for name in (settings.teacher, settings.student)
+        network(name, size) for name in (teacher_name, student_name)
     )
     labels = torch.arange(40) % CLASSES
-    maps, widths = zip(
-        *(shapes(n, size) for n in (settings.student, settings.teacher)), strict=True
-    )
+    maps, widths = zip(*(shapes(n, size) for n in (student_name, teacher_name)), strict=True)
     taken = Shapes(*maps, *widths, labels)
     objective = Objective(student, layers_s, method.criterion(settings, None, taken), method)
     frozen = FrozenTeacher(teacher, layers_t, method, settings.backend)

@@ -106,6 +106,7 @@ def test_a_loss_of_logits_stands_in_the_place_of_kd(mine: Path) -> None:
     torch.testing.assert_close(criterion.parts["kd"], (z_s - z_t).square().mean())
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_goes_on_is_tested_and_tabled_with_the_plugin_that_it_names(
     mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

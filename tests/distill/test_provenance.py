@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from amd_fused.distill import provenance
+
+
+@pytest.fixture(autouse=True)
+def asked_for_anew() -> Iterator[None]:
+    provenance.commit.cache_clear()
+    yield
+    provenance.commit.cache_clear()
 
 
 @pytest.mark.parametrize("top", ["", "/somewhere/else"])
@@ -14,6 +23,7 @@ def test_commit_is_taken_from_the_environment_where_there_is_no_checkout(
     monkeypatch.setattr(provenance, "_git", lambda folder, *arguments: top)
     monkeypatch.delenv("AMD_FUSED_COMMIT", raising=False)
     assert provenance.commit() is None
+    provenance.commit.cache_clear()
     monkeypatch.setenv("AMD_FUSED_COMMIT", "0123456789ab")
     assert provenance.commit() == "0123456789ab"
 
@@ -27,4 +37,6 @@ def test_commit_tells_of_tracked_files_that_differ(
         return answers.get(arguments[-1], status)
 
     monkeypatch.setattr(provenance, "_git", git)
+    assert provenance.commit() == shown
+    status = "as of a commit since"
     assert provenance.commit() == shown

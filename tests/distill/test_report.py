@@ -119,6 +119,7 @@ def test_many_runs_are_drawn_over_seeds_with_all_numbers_beside(tmp_path: Path) 
     assert len(numbers["runs"]) == 5
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_run_shows_its_configuration_and_its_teacher(tmp_path: Path) -> None:
     teacher = teacher_run(tmp_path / "t", 98)
     run = student_run(tmp_path / "s", "amd-gl", 95, teacher, amd_distance=0.5, recipe="mine")
@@ -136,6 +137,7 @@ def test_one_run_shows_its_configuration_and_its_teacher(tmp_path: Path) -> None
     assert str(teacher) in numbers["setups"][0]["grad_cam"]["missing"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_early_stopped_teacher_is_shown_as_it_was_used(tmp_path: Path) -> None:
     teacher = teacher_run(tmp_path / "t", 98, curve=[80, 90, 98])
     run = student_run(tmp_path / "s", "kd", 95, teacher, teacher_epoch=2)
@@ -147,6 +149,7 @@ def test_an_early_stopped_teacher_is_shown_as_it_was_used(tmp_path: Path) -> Non
     assert (shown["folders"], shown["reliability"]) == ([], None)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_teacher_alone_has_a_report(tmp_path: Path) -> None:
     page, numbers = report(tmp_path, teacher_run(tmp_path / "t", 98, curve=[98]))
     assert page.headings == [*SECTIONS, "Grad-CAM", "Configuration"]
@@ -154,6 +157,7 @@ def test_a_teacher_alone_has_a_report(tmp_path: Path) -> None:
     assert (setup["teacher"], setup["student"]) == ("WRN16-3", "")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_are_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "<b>&"
     for seed in (0, 1):
@@ -166,6 +170,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert [run["folder"] for run in numbers["runs"]] == [str(folder / "0"), str(folder / "1")]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_setups_have_pictures_of_their_own(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for network in ("WRN16-3", "WRN28-1"):
@@ -188,6 +193,7 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     assert page.pictures == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_curves_of_runs_of_which_one_log_is_short_are_averaged_where_both_are(
     tmp_path: Path,
 ) -> None:

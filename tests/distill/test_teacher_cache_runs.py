@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 
-from distill.processes import said_by
+from distill.killed_trainer import KILLED
+from distill.processes import said
 from distill.tiny_runs import Crash, assert_same_run, crash, in_step, tiny
 
 pytest.importorskip("accelerate")
@@ -79,16 +81,17 @@ SHORT = {"no": (*SUMS, "kd"), "bf16": (SUMS[1],)}
 def test_every_method_ends_in_the_same_bits(
     teacher: Path, tmp_path: Path, passes: list[int], method: str, precision: str
 ) -> None:
-    settings = tiny(method=method, lsh_hashes=32, crd_negatives=50, mixed_precision=precision)
+    settings = tiny(method=method, lsh_hashes=32, crd_negatives=20, train_size=30)
+    settings = settings.changed(mixed_precision=precision)
     distill(teacher, tmp_path / "live", settings.changed(teacher_cache="off"))
     assert passes == []
     distill(teacher, tmp_path / "memory", settings)
     folder = str(tmp_path / "cache")
     distill(teacher, tmp_path / "files", settings.changed(teacher_cache=folder))
-    # The six steps of the first epoch, twice.
-    assert passes == [10] * 12
+    # The three steps of the first epoch, twice.
+    assert passes == [10] * 6
     distill(teacher, tmp_path / "again", settings.changed(teacher_cache=folder))
-    assert passes == [10] * 12
+    assert passes == [10] * 6
     for name in ("memory", "files", "again"):
         assert_same_run(tmp_path / "live", tmp_path / name)
     assert record(tmp_path / "live") == {"kept": None, "reason": "--teacher-cache off"}
@@ -99,13 +102,13 @@ def test_every_method_ends_in_the_same_bits(
 def test_images_that_an_epoch_left_out_are_run_later_in_whole_batches(
     teacher: Path, tmp_path: Path, passes: list[int]
 ) -> None:
-    # 64 images: each epoch leaves out another four.
-    settings = tiny(train_size=64, epochs=4)
+    # 34 images: each epoch leaves out another four.
+    settings = tiny(train_size=34, epochs=4)
     distill(teacher, tmp_path / "memory", settings)
     distill(teacher, tmp_path / "live", settings.changed(teacher_cache="off"))
     assert_same_run(tmp_path / "live", tmp_path / "memory", epoch=4)
     assert set(passes) == {10}
-    assert 6 < len(passes) < 14
+    assert 3 < len(passes) < 8
 
 
 @pytest.mark.parametrize("kept", ["memory", "files"])
@@ -113,20 +116,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     teacher: Path, tmp_path: Path, passes: list[int], kept: str
 ) -> None:
     where = kept if kept == "memory" else str(tmp_path / "cache")
-    settings = tiny(method="amd-gl+sp", checkpoint_steps=4, teacher_cache=where)
-    with pytest.raises(Crash), in_step(10, crash):
+    settings = tiny(method="amd-gl+sp", checkpoint_steps=4, train_size=30, teacher_cache=where)
+    with pytest.raises(Crash), in_step(6, crash):
         distill(teacher, tmp_path / "run", settings)
     del passes[:]
     distill(teacher, tmp_path / "run", settings, resume=True)
-    # From step 8 on: memory is gone, files are not.
-    assert len(passes) == (4 if kept == "memory" else 0)
+    # From step 4 on: memory is gone, files are not.
+    assert len(passes) == (2 if kept == "memory" else 0)
     distill(teacher, tmp_path / "live", settings.changed(teacher_cache="off"))
     assert_same_run(tmp_path / "live", tmp_path / "run")
 
 
 def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path) -> None:
-    settings = tiny(checkpoint_steps=4)
-    with pytest.raises(Crash), in_step(8, crash):
+    settings = tiny(checkpoint_steps=4, train_size=30)
+    with pytest.raises(Crash), in_step(6, crash):
         distill(teacher, tmp_path / "run", settings)
     moved = settings.changed(teacher_cache=str(tmp_path / "cache"))
     distill(teacher, tmp_path / "run", moved, resume=True)
@@ -137,9 +140,10 @@ def test_a_resumed_run_may_keep_outputs_elsewhere(teacher: Path, tmp_path: Path)
 
 # test_teacher_cache_processes.py kills a process that fills a cache, without a trainer.
 @pytest.mark.exhaustive
-def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(tmp_path: Path) -> None:
-    killed_early = said_by("distill.killed_trainer", str(tmp_path), "5", "cache")
-    assert int(killed_early) >= 4
+def test_runs_killed_while_they_fill_end_like_the_one_without_a_cache(
+    with_torch: Forks, tmp_path: Path
+) -> None:
+    assert int(said(with_torch, KILLED, str(tmp_path), "5", "cache")) >= 4
     assert_same_run(tmp_path / "whole", tmp_path / "killed", epoch=3)
     assert record(tmp_path / "killed")["kept"] == str(tmp_path / "cache")
 
@@ -238,7 +242,7 @@ def test_a_folder_of_other_outputs_is_refused_before_anything_is_written(
 def test_another_teachers_folder_is_refused(teacher: Path, tmp_path: Path) -> None:
     settings = tiny(epochs=1, milestones=(), teacher_cache=str(tmp_path / "cache"))
     distill(teacher, tmp_path / "first", settings)
-    engine.train_teacher(tiny(seed=1), tmp_path / "teacher", **QUIET)
+    engine.train_teacher(tiny(seed=1, train_size=10), tmp_path / "teacher", **QUIET)
     with pytest.raises(UsageError, match=r"which differs in weights \([0-9a-f]{12} there, "):
         distill(tmp_path / "teacher", tmp_path / "other", settings)
 

@@ -51,7 +51,7 @@ def load(file: Path, network: str = "wrn10-2") -> torch.nn.Module:
 def test_a_student_of_the_file_is_a_student_of_the_run(
     teacher: Path, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = tiny(method="amd-g")
+    settings = tiny(method="amd-g", train_size=20)
     engine.distill(settings, tmp_path / "run", engine.TeacherChoice(teacher), **QUIET)
     assert capfd.readouterr().err == ""
     source = engine.TeacherWeights(file, "WRN-10-2")
@@ -167,9 +167,9 @@ def test_a_teacher_near_chance_is_doubted(
 def test_a_run_goes_on_with_the_same_weights_alone(
     file: Path, state: State, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings, source = tiny(method="kd"), engine.TeacherWeights(file, "wrn10-2")
+    settings, source = tiny(method="kd", train_size=30), engine.TeacherWeights(file, "wrn10-2")
     engine.distill(settings, tmp_path / "whole", source, **QUIET)
-    with pytest.raises(Crash), in_step(8, crash):
+    with pytest.raises(Crash), in_step(5, crash):
         engine.distill(settings, tmp_path / "run", source, **QUIET)
     other = tmp_path / "other.safetensors"
     save_file(cut(state, **{"fc.bias": torch.ones(10)}), other)
@@ -188,6 +188,7 @@ def test_a_run_goes_on_with_the_same_weights_alone(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_commands_take_a_file_for_a_teacher(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

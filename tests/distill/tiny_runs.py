@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from amd_fused.distill.config import Settings
+from amd_fused.distill.data import digits
 from amd_fused.distill.methods import parse
 from amd_fused.distill.run_dir import RunDir
 
@@ -36,6 +38,12 @@ def tiny(**changes: Any) -> Settings:
         sp_weight=10.0,
     )
     return base.changed(**changes)
+
+
+def import_all() -> None:
+    """What a first run imports and reads: for a process that forks others to run."""
+    digits.parts()
+    importlib.import_module("torch.utils.tensorboard")
 
 
 class Crash(Exception):

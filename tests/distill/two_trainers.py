@@ -1,8 +1,6 @@
 """Two processes that train together over gloo; run by test_engine_processes.py.
 
-`python -m distill.two_trainers FOLDER`, with WORLD_SIZE and what else torchrun sets for both,
-writes for each FOLDER/RANK.pt, what each case gave, and FOLDER/RANK.stderr. FOLDER/teacher must
-hold a run. The two are forked: what they import is imported once.
+They are forked: what they import is imported once.
 """
 
 from __future__ import annotations
@@ -21,14 +19,14 @@ from killing import end, start
 from torch import Tensor, nn
 
 from amd_fused.distill import engine
-from amd_fused.distill.data import digits
 from amd_fused.distill.engine import launch
 from amd_fused.distill.engine.batchnorm import share_statistics
 from amd_fused.distill.errors import TrainingError, UsageError
-from distill.tiny_runs import in_step, send, tiny
+from distill.tiny_runs import import_all, in_step, send, tiny
 
 CHANNELS = 3
-LAYERS: dict[str, Any] = {"method": "vid+crd", "crd_negatives": 50}
+SHORT: dict[str, Any] = {"epochs": 1, "milestones": ()}
+LAYERS: dict[str, Any] = {**SHORT, "method": "vid+crd", "crd_negatives": 50}
 
 
 def rank() -> int:
@@ -114,7 +112,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "normalisation": shared_normalisation,
     "run": lambda folder: distill(folder, "two"),
     "layers": lambda folder: distill(folder, "two-layers", changes=LAYERS),
-    "apart": lambda folder: distill(folder, "apart", changes={"sync_batchnorm": False}),
+    "apart": lambda folder: distill(folder, "apart", changes={**SHORT, "sync_batchnorm": False}),
     "evaluate": lambda folder: engine.evaluate(folder / "teacher"),
     "cached": lambda folder: distill(
         folder, "cached", changes={"teacher_cache": str(folder / "cache")}
@@ -138,14 +136,14 @@ def train(folder: Path) -> None:
         raise
 
 
-def main(folder: Path) -> None:
-    digits.load_digits(tiny())  # what that imports, it imports once
+def main(folder: Path, port: str) -> None:
+    """Writes FOLDER/RANK.pt, what each case gave, and FOLDER/RANK.stderr; FOLDER/teacher must hold
+    a run. The two join the store at the port."""
+    import_all()
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     children = []
     for number in ("0", "1"):
         os.environ |= {"RANK": number, "LOCAL_RANK": number}
         children.append(start(lambda: train(folder)))
     sys.exit(any(end(*children)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

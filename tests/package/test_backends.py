@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -242,7 +240,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @needs_cpp
-def test_an_unknown_instruction_set_is_named():
+def test_an_unknown_instruction_set_is_named(with_torch):
     """In a process of its own: what a process has once looked up, it keeps."""
     program = """
 import torch
@@ -253,12 +251,7 @@ try:
 except (RuntimeError, ValueError) as error:
     print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"AMD_FUSED_CPU_ISA": "sse9"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    variables = {"AMD_FUSED_CPU_ISA": "sse9", "PYTHONPATH": str(ROOT)}
+    done = with_torch.run(program, env=os.environ | variables)
     assert done.returncode == 0, done.stderr
     assert "AMD_FUSED_CPU_ISA must be one of baseline, avx2, avx512, got 'sse9'" in done.stdout

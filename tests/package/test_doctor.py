@@ -44,21 +44,38 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("command", ["doctor", "backends"])
-def test_needs_nothing_but_torch(command: str, tmp_path: Path) -> None:
+COMMANDS = """
+import runpy, sys
+import amd_fused
+print("compiler:", "torch._dynamo" in sys.modules)
+for command in sys.argv[1:]:
+    sys.argv = ["amd_fused", command]
+    print("command:", command)
+    try:
+        runpy.run_module("amd_fused", run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code
+"""
+
+
+def test_needs_nothing_but_torch_and_not_its_compiler(tmp_path: Path) -> None:
     only_torch(tmp_path)
     left_out = ("TRITON_INTERPRET", "AMD_FUSED_BACKEND")
     environment = {k: v for k, v in os.environ.items() if k not in left_out}
     done = subprocess.run(
-        [sys.executable, "-S", "-W", "ignore", "-m", "amd_fused", command],
+        [sys.executable, "-S", "-W", "ignore", "-c", COMMANDS, "doctor", "backends"],
         cwd=ROOT,
         env=environment | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"triton:? +not usable, because Triton cannot be imported", done.stdout)
-    assert re.search(r"reference:? +usable", done.stdout)
+    first, *said = done.stdout.split("command: ")
+    assert first == "compiler: False\n"
+    assert [text.partition("\n")[0] for text in said] == ["doctor", "backends"]
+    for text in said:
+        assert re.search(r"triton:? +not usable, because Triton cannot be imported", text)
+        assert re.search(r"reference:? +usable", text)
 
 
 def test_versions_machine_and_backends_are_there() -> None:

@@ -1,7 +1,7 @@
 """Installing works everywhere: what cannot be built is left out, and the package says why.
 
-Each test runs pip for real, offline, from a copy of the sources into a virtual environment of its
-own, which sees those packages of the running environment that the case allows.
+Each test builds a copy of the sources into a virtual environment of its own, by pip for real and
+offline where that has a part in it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import Forks
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -39,13 +40,22 @@ assert (loss - right).abs() <= 1e-5 * right, (loss, right)
 assert x.grad.isfinite().all() and x.grad.any()
 print(json.dumps([amd_fused.__file__, amd_fused.backends()]))
 """
+BUILD = """
+import pathlib, runpy, sys, zipfile
+folder = sys.argv.pop()
+sys.argv = ["setup.py", "--quiet", "bdist_wheel"]
+runpy.run_path("setup.py", run_name="__main__")
+(wheel,) = pathlib.Path("dist").iterdir()
+zipfile.ZipFile(wheel).extractall(folder)
+"""
 
 
 class Environment:
     """A virtual environment beside a copy of the sources, with setuptools and without pip."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, with_torch: Forks) -> None:
         self.folder, self.sources = folder, folder / "sources"
+        self._with_torch = with_torch
         for name in NEEDED:
             source, target = ROOT / name, self.sources / name
             target.parent.mkdir(exist_ok=True)
@@ -69,37 +79,40 @@ class Environment:
     def install(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """`pip install --no-build-isolation` of the sources, with these environment variables."""
         command = [sys.executable, "-m", "pip", "--python", str(self.python), "install"]
-        command += ["--no-build-isolation", "--no-deps", "--no-index", str(self.sources)]
-        return self._run(command, variables)
+        command += ["--no-compile", "--no-build-isolation", "--no-deps", "--no-index"]
+        return subprocess.run(
+            [*command, str(self.sources)],
+            cwd=self.folder,
+            env=self._kept() | variables,
+            capture_output=True,
+            text=True,
+        )
 
-    def use(self) -> tuple[Path, str]:
-        """Runs the loss. Where the package was imported from, and the state of backend cpp."""
-        where, states = self.states()
-        return where, states["cpp"]
+    def build(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """What pip does where torch is, without pip: makes a wheel and unpacks it."""
+        env = self._kept() | variables
+        return self._with_torch.run(BUILD, str(self.site_packages), env=env, cwd=self.sources)
 
-    def states(self) -> tuple[Path, dict[str, str]]:
-        """Runs the loss. Where the package was imported from, and the states of all backends."""
-        result = self._run([str(self.python), "-c", USE], {})
+    def use(self) -> dict[str, str]:
+        """Runs the loss of the package there. The states of its backends."""
+        env = self._kept() | {"PYTHONPATH": str(self.site_packages)}
+        result = self._with_torch.run(USE, env=env, cwd=self.folder)
         assert result.returncode == 0, result.stderr
         where, states = json.loads(result.stdout.splitlines()[-1])
-        return Path(where), states
+        assert Path(where).parent.parent == self.site_packages
+        return states
 
     def record(self) -> dict[str, Any]:
         """What the build wrote of each library."""
         return json.loads((self.site_packages / "amd_fused" / "_build.json").read_text())
 
-    def _run(
-        self, command: list[str], variables: dict[str, str]
-    ) -> subprocess.CompletedProcess[str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("AMD_FUSED_", "PYTHON"))}
-        return subprocess.run(
-            command, cwd=self.folder, env=kept | variables, capture_output=True, text=True
-        )
+    def _kept(self) -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if not k.startswith(("AMD_FUSED_", "PYTHON"))}
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    return Environment(tmp_path)
+def environment(tmp_path: Path, with_torch: Forks) -> Environment:
+    return Environment(tmp_path, with_torch)
 
 
 def without_compiler(folder: Path) -> dict[str, str]:
@@ -110,9 +123,7 @@ def test_without_a_compiler_the_package_installs_and_says_what_to_do(environment
     environment.show_torch()
     result = environment.install(**without_compiler(environment.folder))
     assert result.returncode == 0, result.stdout + result.stderr
-    where, state = environment.use()
-    assert where.parent.parent == environment.site_packages
-    assert state == (
+    assert environment.use()["cpp"] == (
         "not usable, because the extension was not built: no C++ compiler was found (looked for "
         "/nonexistent/c++); install g++ or clang++, or name yours in CXX, then run `pip install "
         "--no-build-isolation --no-deps --force-reinstall .` in the source folder"
@@ -129,10 +140,7 @@ def test_without_torch_at_build_time_the_package_installs_and_says_what_to_do(
     assert not installed & {"tests", "benchmarks", "csrc"}
     assert (environment.site_packages / "amd_fused" / "py.typed").exists()
     assert (environment.site_packages / "amd_fused" / "distill" / "__init__.py").exists()
-    environment.show_torch()
-    where, state = environment.use()
-    assert where.parent.parent == environment.site_packages
-    assert state == (
+    assert environment.use()["cpp"] == (
         "not usable, because the extension was not built: the build environment had no torch "
         "(unless --no-build-isolation is given, pip hides the installed one from the build); "
         "make sure that torch is installed, then run `pip install --no-build-isolation --no-deps "
@@ -154,13 +162,12 @@ needs_cpu_only_torch = pytest.mark.skipif(not CPU_ONLY, reason="this torch has C
 def test_a_build_with_cuda_works_on_a_torch_without_and_says_why_cuda_is_not_usable(
     environment: Environment, whole: bool
 ):
-    environment.show_torch()
     if not whole:  # what such a torch refuses to load may lack its kernels
         folder = environment.sources / "csrc" / "cuda"
         shutil.rmtree(folder)
         folder.mkdir()
         (folder / "nothing.cu").write_text("__global__ void nothing() {}\n")
-    result = environment.install(
+    result = environment.build(
         AMD_FUSED_CPP="1" if whole else "0",
         AMD_FUSED_CUDA="1",
         TORCH_CUDA_ARCH_LIST="9.0",
@@ -170,8 +177,7 @@ def test_a_build_with_cuda_works_on_a_torch_without_and_says_why_cuda_is_not_usa
     assert (environment.site_packages / "amd_fused" / "_cuda.so").exists()
     assert environment.record()["cuda"]["built"] is True
     assert environment.record()["cuda"]["cuda"].count(".") == 1
-    where, states = environment.states()
-    assert where.parent.parent == environment.site_packages
+    states = environment.use()
     assert (states["cpp"] == "usable") is whole
     assert states["cuda"] == (
         f"not usable, because torch {torch.__version__} was built without CUDA; install a CUDA "
@@ -180,12 +186,7 @@ def test_a_build_with_cuda_works_on_a_torch_without_and_says_why_cuda_is_not_usa
 
 
 def test_the_build_fails_where_cuda_was_demanded_and_there_is_none(environment: Environment):
-    # All that is asked of torch before CUDA is looked for.
-    torch_there = (
-        f"__version__ = {torch.__version__!r}\nclass version: cuda = {torch.version.cuda!r}"
-    )
-    (environment.site_packages / "torch.py").write_text(torch_there)
-    result = environment.install(AMD_FUSED_CPP="0", AMD_FUSED_CUDA="1", CUDA_HOME="/nonexistent")
+    result = environment.build(AMD_FUSED_CPP="0", AMD_FUSED_CUDA="1", CUDA_HOME="/nonexistent")
     assert result.returncode != 0
     message = (
         "AMD_FUSED_CUDA=1 asks for the cuda extension, but no CUDA toolkit was found (looked in "
@@ -197,7 +198,7 @@ def test_the_build_fails_where_cuda_was_demanded_and_there_is_none(environment: 
 def test_the_build_fails_where_the_extension_was_demanded_and_cannot_be_built(
     environment: Environment,
 ):
-    result = environment.install(AMD_FUSED_CPP="1", **without_compiler(environment.folder))
+    result = environment.build(AMD_FUSED_CPP="1", **without_compiler(environment.folder))
     assert result.returncode != 0
     assert "AMD_FUSED_CPP=1 asks for the cpp extension, but no C++ compiler" in result.stderr
     assert not (environment.site_packages / "amd_fused").exists()
@@ -207,13 +208,12 @@ def test_the_build_fails_where_the_extension_was_demanded_and_cannot_be_built(
 def test_sources_that_do_not_compile_leave_a_working_package_and_the_compiler_error(
     environment: Environment,
 ):
-    environment.show_torch()
     for path in (environment.sources / "csrc" / "cpu").rglob("*.cpp"):
         path.unlink()
     (environment.sources / "csrc" / "cpu" / "broken.cpp").write_text('#error "broken on purpose"\n')
-    result = environment.install()
+    result = environment.build()
     assert result.returncode == 0, result.stdout + result.stderr
-    _, state = environment.use()
+    state = environment.use()["cpp"]
     assert "was not built: compiling it failed (" in state
     assert "broken.cpp:1:2: error:" in state
     assert "broken on purpose" in state

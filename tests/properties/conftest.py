@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 hypothesis = pytest.importorskip("hypothesis")
 
@@ -22,13 +21,9 @@ hypothesis.settings.register_profile("bounded", _SETTINGS, max_examples=BOUNDED)
 hypothesis.settings.register_profile("exhaustive", _SETTINGS, max_examples=EXHAUSTIVE)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on several threads, and much slower where these contend."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread: None) -> None:
+    """What is drawn is small."""
 
 
 @pytest.fixture(params=["bounded", pytest.param("exhaustive", marks=pytest.mark.exhaustive)])

@@ -1,15 +1,9 @@
-"""Processes that fill caches, killed or at once; run by test_teacher_cache_processes.py.
-
-`python -m teacher_cache.cache_filler FOLDER` makes a cache FOLDER/EVENT for each of EVENTS, whose
-first process dies by SIGKILL at that event, and caches that two processes fill. Each filling is a
-process of its own, forked before torch has started a thread. What they did is printed as JSON.
-"""
+"""Processes that fill caches, killed or at once; run by test_teacher_cache_processes.py."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +54,11 @@ def at_once(folder: Path) -> dict[str, Any]:
 
 
 def main(folder: Path) -> None:
+    """Makes a cache FOLDER/EVENT for each of EVENTS, whose first process dies by SIGKILL at that
+    event, and caches that two processes fill; prints as JSON what they did. Each filling is a
+    process of its own."""
     found: dict[str, Any] = {str(event): killed(folder / str(event), event) for event in EVENTS}
     found["two"] = at_once(folder / "two")
     end(start(lambda: fill(folder / "half", 0, 30)))
     found["half"] = {"missing": cache(folder / "half").missing, **at_once(folder / "half")}
     print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

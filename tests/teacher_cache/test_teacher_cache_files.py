@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from distill.processes import environment
+from distill.processes import said
+from forks import Forks
 
 from amd_fused import TeacherOutputs
 from amd_fused.teacher_cache import files
@@ -181,17 +180,10 @@ except OSError as error:
 """
 
 
-def test_a_real_limit_is_an_error_and_no_signal(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "must have room for 31,418 bytes, got" in done.stdout
-    assert "(File too large)" in done.stdout
+def test_a_real_limit_is_an_error_and_no_signal(with_torch: Forks, tmp_path: Path) -> None:
+    printed = said(with_torch, LIMITED, str(tmp_path))
+    assert "must have room for 31,418 bytes, got" in printed
+    assert "(File too large)" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from distill.processes import said_by
+from distill.processes import said
+from forks import Forks
 
 from teacher_cache.cache_filler import EVENTS
 from teacher_cache.cached_teachers import SAMPLES, by_name, cache, dataset, expected
@@ -21,9 +22,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder: Path) -> dict[str, Any]:
+def found(folder: Path, with_torch: Forks) -> dict[str, Any]:
     """What cache_filler.py printed."""
-    return json.loads(said_by("teacher_cache.cache_filler", str(folder)))
+    program = "import sys, pathlib; from teacher_cache import cache_filler\n"
+    program += "cache_filler.main(pathlib.Path(sys.argv[1]))"
+    return json.loads(said(with_torch, program, str(folder)))
 
 
 def rightly_there(folder: Path) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits as sklearn_digits
 from sklearn.model_selection import train_test_split
 
@@ -33,12 +33,12 @@ def load_digits(settings: Settings) -> DataSet:
     """
     if settings.augment == "imagenet":
         raise UsageError("--augment must be none or crop-flip for digits, got 'imagenet'")
-    train_x, test_x, train_y, test_y = _halves()
+    train_x, test_x, train_y, test_y = parts()
     mean, std = (float(train_x.mean() / PEAK),), (float(train_x.std() / PEAK),)
     train, test = (
         Split(
-            InMemory(torch.from_numpy(x)),
-            torch.from_numpy(y).long(),
+            InMemory(torch.tensor(x)),
+            torch.tensor(y).long(),
             mean,
             std,
             settings.augment,
@@ -49,12 +49,12 @@ def load_digits(settings: Settings) -> DataSet:
     return DataSet("digits", tuple("0123456789"), train, test, 1, 8, mean, std)
 
 
-@functools.cache  # every run of a sweep reads them
-def _halves() -> list[np.ndarray[Any, Any]]:
-    """Images and labels of both parts, as train_test_split orders them."""
+@cache
+def parts() -> list[NDArray[np.uint8 | np.int64]]:
+    """Images of training and of test, labels of both; read once for all runs of a process."""
     pixels, labels = sklearn_digits(return_X_y=True)
     images = pixels.reshape(-1, 1, 8, 8).astype(np.uint8)
-    halves: list[np.ndarray[Any, Any]] = train_test_split(
+    halves: list[NDArray[np.uint8 | np.int64]] = train_test_split(
         images, labels, test_size=TEST_FRACTION, stratify=labels, random_state=SPLIT_SEED
     )
     return halves

@@ -24,6 +24,7 @@ from amd_fused.distill.engine.objective import FrozenTeacher, Objective
 from amd_fused.distill.engine.schedule import learning_rate
 from amd_fused.distill.errors import TrainingError, UsageError
 from amd_fused.distill.run_dir import RunDir
+from amd_fused.distill.seeding import seed_generators
 
 
 def sync_interval(device: torch.device) -> int:
@@ -156,7 +157,7 @@ class Loop:
         """One update; returns the objective's values on the device, which is not waited for."""
         settings, accelerator, progress = self._settings, self._accelerator, self.progress
         seed = data.mix_seed(settings.seed, progress.epoch, progress.step)
-        torch.manual_seed(data.mix_seed(seed, accelerator.process_index))
+        seed_generators(accelerator.device, data.mix_seed(seed, accelerator.process_index))
         images = to_device(batch.images, settings, accelerator)
         target = batch.labels.to(accelerator.device, non_blocking=True)
         if self._mixup > 0:

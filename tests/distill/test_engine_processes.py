@@ -14,7 +14,7 @@ from torch import nn
 
 from distill.processes import said
 from distill.tiny_runs import assert_same_run, tiny, weights
-from distill.two_trainers import LAYERS, images, normalisation, normalised
+from distill.two_trainers import LAYERS, SIZE, images, normalisation, normalised
 
 pytest.importorskip("accelerate")
 
@@ -42,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quiet: dict[str, Any] = {"show_progress": False}
     engine.train_teacher(tiny(), folder / "teacher", **quiet)
     choice = engine.TeacherChoice(folder / "teacher")
-    engine.distill(tiny(), folder / "one", choice, **quiet)
-    engine.distill(tiny(**LAYERS), folder / "one-layers", choice, **quiet)
+    engine.distill(tiny(train_size=SIZE), folder / "one", choice, **quiet)
+    engine.distill(tiny(train_size=SIZE, **LAYERS), folder / "one-layers", choice, **quiet)
     return folder
 
 
@@ -102,7 +102,7 @@ def test_two_processes_share_a_teachers_cache(folder: Path, found: list[dict[str
     assert kept["two"] == {"kept": None, "reason": "2 processes, which could share a folder"}
     assert kept["cached"] == {"kept": str(folder / "cache"), "reason": None}
     flags = (folder / "cache" / "filled.npy").read_bytes()
-    assert flags[-60:] == b"\1" * 60
+    assert flags[-SIZE:] == b"\1" * SIZE
     for gave in found:
         assert "--teacher-cache must be auto, off or a folder for 2 processes" in gave["memory"]
 
@@ -139,9 +139,9 @@ def test_each_of_an_odd_number_of_test_images_counts_once(
 def test_a_signal_to_one_stops_both_after_the_same_step(
     folder: Path, found: list[dict[str, Any]]
 ) -> None:
-    assert [gave["stopped"] for gave in found] == [{"steps": 3, "resumed": 9}] * 2
+    assert [gave["stopped"] for gave in found] == [{"steps": 2, "resumed": 4}] * 2
     assert_same_run(folder / "two", folder / "stopped")
-    assert "after step 3, which is saved" in found[0]["stderr"]
+    assert "after step 2, which is saved" in found[0]["stderr"]
 
 
 def test_an_error_is_everyones(found: list[dict[str, Any]]) -> None:

@@ -25,8 +25,10 @@ from amd_fused.distill.errors import TrainingError, UsageError
 from distill.tiny_runs import import_all, in_step, send, tiny
 
 CHANNELS = 3
+# Three steps an epoch.
+SIZE = 30
 SHORT: dict[str, Any] = {"epochs": 1, "milestones": ()}
-LAYERS: dict[str, Any] = {**SHORT, "method": "vid+crd", "crd_negatives": 50}
+LAYERS: dict[str, Any] = {**SHORT, "method": "vid+crd", "crd_negatives": 20}
 
 
 def rank() -> int:
@@ -67,7 +69,7 @@ def shared_normalisation(folder: Path) -> dict[str, Tensor]:
 def distill(folder: Path, name: str, **options: Any) -> dict[str, Any]:
     changes = options.pop("changes", {})
     return engine.distill(
-        tiny(**changes),
+        tiny(train_size=SIZE, **changes),
         folder / name,
         engine.TeacherChoice(folder / "teacher"),
         show_progress=False,
@@ -76,8 +78,8 @@ def distill(folder: Path, name: str, **options: Any) -> dict[str, Any]:
 
 
 def stopped(folder: Path) -> dict[str, Any]:
-    """The second process gets a signal in its third step; then both go on."""
-    with in_step(3, send(signal.SIGTERM) if rank() == 1 else lambda: None) as begun:
+    """The second process gets a signal in its second step; then both go on."""
+    with in_step(2, send(signal.SIGTERM) if rank() == 1 else lambda: None) as begun:
         try:
             distill(folder, "stopped")
         except engine.Terminated:

@@ -53,9 +53,8 @@ SCHEDULES: dict[str, tuple[Callable[[], nn.Module], dict[str, list[Any]]]] = {
 # A schedule's name, and the options that it changes: all of them, or one.
 TOGETHER = [(name, tuple(options)) for name, (_, options) in SCHEDULES.items()]
 ALONE = [(name, (option,)) for name, options in TOGETHER if len(options) > 1 for option in options]
-# AOTAutograd already makes constants of floats that no arithmetic on tensors takes up; down to code
-# goes one, with a number of a loss and a weight of a sum.
-SHORT = [(*case, "inductor" if case[0] == "sum" else "aot_eager") for case in TOGETHER]
+# AOTAutograd already makes constants of floats that no arithmetic on tensors takes up.
+SHORT = [(*case, "aot_eager") for case in TOGETHER]
 LONG = [(*case, to) for case, to in product([*ALONE, *TOGETHER], ["aot_eager", "inductor"])]
 
 

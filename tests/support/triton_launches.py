@@ -291,11 +291,22 @@ ROW_LOSSES: dict[str, Callable[[], Described]] = {
 
 
 def described(case: str) -> Described:
-    """The launches of a case; with ":few" behind it, of a shape one dtype a layout, of rows those
-    that are not in double precision."""
+    """The launches of a case; with ":few" behind it, of a shape one dtype a layout, of rows and
+    channels what `_new` takes of them."""
     name, few = case.removesuffix(":few"), case.endswith(":few")
     if name not in ROW_LOSSES:
         return amd_cases(name, few)
-    return (
-        (c, launches) for c, launches in ROW_LOSSES[name]() if not (few and c["dtype"] == "float64")
-    )
+    return _new(ROW_LOSSES[name]()) if few else ROW_LOSSES[name]()
+
+
+def _new(cases: Described) -> Described:
+    """Those with a kernel that none before has in that dtype, float32 or bfloat16, and layout."""
+    seen = set()
+    for case, launches in cases:
+        dtype, layout = case["dtype"], case.get("layout")
+        if dtype not in DTYPES or layout == "window":
+            continue
+        kernels = {(launch.kernel.fn.__name__, dtype, layout) for launch in launches}
+        if not kernels <= seen:
+            seen |= kernels
+            yield case, launches

@@ -37,15 +37,16 @@ FORMS = {
     "2x2": (2, 6, 4, 2, 2),
     "one of everything": (1, 1, 1, 2, 2),
     "split, one sample": (1, 20, 6, 24, 25),
+    "split, one of everything": (1, 1, 1, 24, 25),
     "chunked": (1, 3, 2, 65, 67),
+    "chunked, one of everything": (1, 1, 1, 65, 67),
 }
-# One of each form, of both layouts and of both kinds of numbers.
+# One of each form with sizes of one, of both layouts and of both kinds of numbers.
 SHORT = [
     ("fused", "float32", "nchw"),
-    ("fused, one sample", "float32", "nchw"),
     ("one of everything", "float32", "nchw"),
     ("split, one sample", "float32", "channels_last"),
-    ("chunked", "float32", "nchw"),
+    ("chunked, one of everything", "float32", "nchw"),
     ("fused", "bfloat16", "channels_last"),
 ]
 LONG = [

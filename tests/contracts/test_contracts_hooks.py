@@ -200,7 +200,6 @@ OUTPUTS: dict[str, tuple[Callable[[Tensor], Any], str, str]] = {
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("case", OUTPUTS)
 def test_a_path_picks_a_tensor_of_what_a_module_returns(case: str, compiled: bool) -> None:
-    torch._dynamo.reset()
     make, path, _ = OUTPUTS[case]
     model = Holder(make)
     hooks = FeatureHooks(model, [path])

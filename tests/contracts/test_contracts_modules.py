@@ -104,7 +104,6 @@ COMPILED = ("AMDLoss", "AFDLoss", "CRDLoss", "DistillationLoss of several")
     ],
 )
 def test_a_last_smaller_batch_compiles_once_more_and_no_more_after_that(name: str) -> None:
-    torch._dynamo.reset()
     kind, make = CRITERIA[name]
     counter = CompileCounter()
     step = Step(make())
@@ -147,7 +146,6 @@ def test_soft_targets_beside_a_masked_class_are_those_of_the_other_classes(compi
     z_s.requires_grad_()
     criterion: Any = amd_fused.DistillationLoss(feature_weight=0)
     if compiled:
-        torch._dynamo.reset()
         criterion = torch.compile(criterion, backend="aot_eager", fullgraph=True)
     loss = criterion(z_s, z_t, target)
     torch.testing.assert_close(loss, expected)
@@ -207,7 +205,6 @@ def test_other_shapes_and_one_larger_map_are_no_reason_to_warn(case: str) -> Non
 
 
 def test_a_compiled_loss_warns_too() -> None:
-    torch._dynamo.reset()
     compiled = torch.compile(amd_fused.sp_loss, backend="eager", fullgraph=True)
     with pytest.warns(UserWarning, match="the batch has B = 1"):
         compiled(torch.randn(1, D), torch.randn(1, D))

@@ -18,11 +18,6 @@ from amd_fused import FeatureHooks, amd_loss, attention_map
 LAYERS = ["stem", "block"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> None:
-    torch._dynamo.reset()
-
-
 def first_channel(a: Tensor) -> Tensor:
     return a[:, :1]
 

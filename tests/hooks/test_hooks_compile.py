@@ -13,11 +13,6 @@ from amd_fused import FeatureHooks, amd_loss
 LAYERS = ["stem.norm", "block"]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    torch._dynamo.reset()
-
-
 @pytest.fixture
 def _one_process_group(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 1)

@@ -75,7 +75,6 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_paths_with_and_without_prefixes_on_models_with_and_without_wrappers(wrapper, prefix):
-    torch._dynamo.reset()
     model = hooked_net.net()
     wrapped = WRAPPERS[wrapper](model)
     expected = hooked_net.outputs(model, hooked_net.images())
@@ -86,7 +85,6 @@ def test_paths_with_and_without_prefixes_on_models_with_and_without_wrappers(wra
 
 @pytest.mark.parametrize("wrapper", ["bare", "data parallel", "compiled", "both"])
 def test_a_model_wrapped_after_hooking(wrapper):
-    torch._dynamo.reset()
     model = hooked_net.net()
     expected = hooked_net.outputs(model, hooked_net.images())
     hooks = FeatureHooks(model, ["stem"])

@@ -103,7 +103,6 @@ def test_modules_pass_them_on():
 
 
 def test_compiles_as_one_graph():
-    torch._dynamo.reset()
     criterion = AMDLoss(layout="NLC", prefix_tokens=1, grid=(2, 2), backend="reference")
     tokens, other = drawn(2, 5, 4), drawn(2, 5, 6, seed=1)
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)

@@ -159,7 +159,6 @@ COMPILED = {("at", torch.float16): 2, ("sp", torch.float32): 1, ("rkd", torch.fl
 def test_compiles_to_one_graph_with_the_same_result(
     name: str, dtype: torch.dtype, layers: int
 ) -> None:
-    torch._dynamo.reset()
     compiled = torch.compile(LOSSES[name], backend="aot_eager", fullgraph=True)
     for batch in (3, 5):
         pairs = [cases.features((batch, 4, 5, 4, 6), (dtype, dtype), seed=i) for i in range(layers)]

@@ -82,7 +82,6 @@ class Step(nn.Module):
 def test_a_schedule_compiles_for_one_value_and_then_for_all(
     name: str, options: tuple[str, ...], compiler: str
 ) -> None:
-    torch._dynamo.reset()
     make, schedule = SCHEDULES[name]
     criterion = make()
     counter = CompileCounterWithBackend(compiler)

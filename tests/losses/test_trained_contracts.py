@@ -300,7 +300,6 @@ def test_layers_and_buffers_follow_the_features(name: str) -> None:
 def test_a_compiled_criterion_changes_its_buffers_as_well(
     name: str, batches: tuple[int, ...]
 ) -> None:
-    torch._dynamo.reset()
     criteria = [CRITERIA[name][0]() for _ in range(2)]
     criteria[1].load_state_dict(criteria[0].state_dict())
     compiled = torch.compile(functools.partial(call, name), backend="aot_eager", fullgraph=True)

@@ -98,7 +98,6 @@ def test_missing_indices_and_blended_targets_are_named() -> None:
 
 
 def test_compiles_to_one_graph_with_indices() -> None:
-    torch._dynamo.reset()
     criterion = DistillationLoss(feature_loss=CRDLoss(D, D, N, 9)).eval()
     compiled = torch.compile(criterion, backend="eager", fullgraph=True)
     found = compiled(*LOGITS, *ROWS, indices=INDICES)

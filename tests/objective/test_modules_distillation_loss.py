@@ -226,7 +226,6 @@ def test_a_replica_of_data_parallel_does_not_write_into_the_original():
 
 
 def test_compiles_as_one_graph_with_its_parts():
-    torch._dynamo.reset()
     criterion, eager = DistillationLoss(), DistillationLoss()
     compiled = torch.compile(criterion, backend="aot_eager", fullgraph=True)
     for shift in (0, 1):

@@ -260,7 +260,6 @@ def test_prints_what_counts() -> None:
 
 
 def test_compiles_as_one_graph_with_all_parts() -> None:
-    torch._dynamo.reset()
     losses = {**AMD_AND_SP, "at": (10.0, ATLoss(p=3)), "labels": (1.0, labelled)}
 
     def made() -> DistillationLoss:

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton_launches import ROW_LOSSES, SHAPES, described
 
-from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD
+from amd_fused.losses._common.triton.launch import FUSED_MULTIPLY_ADD, TRITON, Launch
 
 CACHE = Path(__file__).parents[2] / "build" / "triton-cache"
 
@@ -49,7 +49,7 @@ class Target:
 
 
 def ptxas_log(ptx: str, capability: int) -> str:
-    """Of ptxas itself: Triton before 3.5 keeps what it says, and so does a kernel of the cache."""
+    """Of ptxas itself, what Triton before 3.5 does not pass on."""
     architecture = f"sm_{capability}{'a' if capability >= 90 else ''}"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as source:
         source.write(ptx)
@@ -59,17 +59,32 @@ def ptxas_log(ptx: str, capability: int) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stderr
 
 
-def kept_log(kernel: Any, log: str, capability: int) -> str:
-    """What ptxas said of a kernel, kept for those who find the kernel in the cache."""
+def kernel_and_log(launch: Launch, capability: int) -> tuple[Any, str]:
+    """What a launch compiles to, and what ptxas said of it; kept for those who find the kernel in
+    the cache."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        kernel = launch.kernel.warmup(
+            *launch.args,
+            grid=(launch.programs,),
+            enable_fp_fusion=FUSED_MULTIPLY_ADD,
+            **launch.constants,
+        )
     path = CACHE / f"{kernel.hash}.ptxas"
+    log = said.getvalue()
     if not log and path.exists():
-        return path.read_text()
-    log = log or ptxas_log(kernel.asm["ptx"], capability)
+        return kernel, path.read_text()
+    if not log and TRITON < (3, 5):
+        log = ptxas_log(kernel.asm["ptx"], capability)
+    if not log:  # one of those compiled it that do not listen
+        launch.kernel.device_caches.clear()
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.always_compile = True
+            return kernel_and_log(launch, capability)
     # In one step, for other processes may write the same file.
     with tempfile.NamedTemporaryFile("w", dir=CACHE, delete=False) as unfinished:
         unfinished.write(log)
     os.replace(unfinished.name, path)
-    return log
+    return kernel, log
 
 
 def resources(log: str) -> tuple[int, int]:
@@ -97,18 +112,12 @@ def compiled(capability: int, cases: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name in cases:
         for case, launches in described(name):
             for launch in launches:
-                with contextlib.redirect_stdout(io.StringIO()) as log:
-                    kernel = launch.kernel.warmup(
-                        *launch.args,
-                        grid=(launch.programs,),
-                        enable_fp_fusion=FUSED_MULTIPLY_ADD,
-                        **launch.constants,
-                    )
+                kernel, log = kernel_and_log(launch, capability)
                 if kernel.hash in seen:
                     continue
                 seen.add(kernel.hash)
                 ptx = kernel.asm["ptx"]
-                registers, spills = resources(kept_log(kernel, log.getvalue(), capability))
+                registers, spills = resources(log)
                 yield {
                     "triton": triton.__version__,
                     "capability": capability,

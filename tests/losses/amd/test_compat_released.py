@@ -259,7 +259,6 @@ def test_copies_and_pickles_are_the_same_loss(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_compiles_as_one_graph(cls):
-    torch._dynamo.reset()
     (s1, t1), (s2, t2) = pair(1), pair(2, (5, 6))
     compiled = torch.compile(cls(), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled([s1, s2], [t1, t2]), cls()([s1, s2], [t1, t2]))

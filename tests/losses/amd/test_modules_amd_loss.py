@@ -111,7 +111,6 @@ def test_bad_options_are_named_at_construction(options, error, message):
 
 
 def test_compiles_as_one_graph():
-    torch._dynamo.reset()
     (_, student), (_, teacher) = features()
     compiled = torch.compile(AMDLoss(), backend="aot_eager", fullgraph=True)
     gradients = []

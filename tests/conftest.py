@@ -38,15 +38,16 @@ from cuda_on_host import build
 from forks import Forks
 
 from amd_fused import _backends, backends
+from amd_fused.distill.seeding import seed_generators
 from amd_fused.losses._common import constant_losses
 from amd_fused.losses.amd.triton import plan
 
-# Processes take files in this order, and none is to end alone: those of more than ten seconds.
+# Processes take files in this order, and none is to end alone: those of more than ten seconds where
+# nothing is compiled yet.
 SLOWEST = (
-    *("test_gpu", "test_install", "test_teacher_cache_runs", "test_parity", "test_cuda_compile"),
-    *("test_cuda_on_host", "test_engine_processes", "test_afd_operators"),
-    *("test_schedules", "test_triton_on_host", "test_operators", "test_triton_compile"),
-    *("test_contracts", "test_afd_parity", "test_contracts_modules"),
+    *("test_gpu", "test_triton_on_host", "test_triton_compile", "test_operators", "test_parity"),
+    *("test_install", "test_cuda_compile", "test_engine_processes", "test_afd_operators"),
+    "test_teacher_cache_runs",
 )
 
 
@@ -75,8 +76,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
-    # For devices that are not there, torch.manual_seed keeps what called it: a millisecond a time.
-    (torch if torch.cuda.is_available() else torch.default_generator).manual_seed(0)
+    seed_generators(torch.device("cuda" if torch.cuda.is_available() else "cpu"), 0)
 
 
 @pytest.fixture(autouse=True)

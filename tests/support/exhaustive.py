@@ -13,6 +13,15 @@ every_compiler = pytest.mark.parametrize(
 )
 
 
+def one_backend(backends: Iterable[str]) -> pytest.MarkDecorator:
+    """For what backends share, as the layers of a criterion: "cpp" in `make test`."""
+    return pytest.mark.parametrize(
+        "backend",
+        [pytest.param(name, marks=[pytest.mark.exhaustive] * (name != "cpp")) for name in backends],
+        indirect=True,
+    )
+
+
 def every_size(backends: Iterable[str], shapes: Iterable[str]) -> pytest.MarkDecorator:
     """Backend and shape; every sample has programs of its own, one by one in the interpreter."""
     return pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import cases
 import pytest
 import torch
 from afd_oracle import Inputs, inputs, oracle, reduce, reduced, run, upstreams
-from exhaustive import every_compiler
+from exhaustive import every_compiler, one_backend
 from measures import relative_error
-from operator_checks import every_part, passes
+from operator_checks import assert_compiles, every_part, passes
 from torch import Tensor
 
 from amd_fused import AFDLoss, afd_loss
@@ -80,37 +80,23 @@ def one_map_a_side(given: Inputs) -> Inputs:
     return Inputs(given.students[:1], given.teachers[:1], given.attention[:, :1, :1])
 
 
-def assert_compiles(function: Callable[..., Tensor], compiler: str, *arguments: Any) -> None:
-    """To one graph, with the same loss and gradients of the students."""
-    students, *others = arguments
-    results = []
-    for called in (function, torch.compile(function, fullgraph=True, backend=compiler)):
-        leaves = [a.detach().requires_grad_() for a in students]
-        loss = called(leaves, *others)
-        results.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
-    for eager, traced in zip(*results, strict=True):
-        torch.testing.assert_close(traced, eager, rtol=1e-4, atol=1e-6)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 @every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
 def test_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     loss = functools.partial(afd_loss, backend=backend)
-    assert_compiles(loss, compiler, *one_map_a_side(inputs("3x5")))
+    assert_compiles(loss, compiler, *one_map_a_side(inputs("3x5")), **TOLERANCE)
 
 
-# The layers are the same for every backend.
 @every_compiler
-@pytest.mark.parametrize(
-    "backend",
-    ["cpp", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL if name != "cpp")],
-    indirect=True,
-)
+@one_backend(ALL)
 def test_module_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     students, teachers, _ = inputs("3x5")
     torch.manual_seed(1)
     criterion = AFDLoss([5, 5], [3, 3], attention_features=4, backend=backend).eval()
-    assert_compiles(criterion, compiler, students, teachers)
+    assert_compiles(criterion, compiler, students, teachers, **TOLERANCE)
 
 
 def test_compiles_with_dynamic_shapes() -> None:

@@ -9,9 +9,9 @@ from itertools import product
 import pytest
 import torch
 from afds_oracle import Inputs, inputs, oracle, run
-from exhaustive import every_compiler
+from exhaustive import every_compiler, one_backend
 from measures import relative_error
-from operator_checks import every_part, passes
+from operator_checks import assert_compiles, every_part, passes
 from torch import Tensor
 
 from amd_fused import AFDSLoss, afds_loss, reference
@@ -54,34 +54,21 @@ def test_opcheck_passes(backend: str, layout: str, part: str) -> None:
         assert passes(backward, arguments, part)
 
 
-def assert_compiles(function: Callable[..., Tensor], compiler: str, *arguments: Tensor) -> None:
-    """To one graph, with the same loss and gradient of the student."""
-    student, *others = arguments
-    results = []
-    for called in (function, torch.compile(function, fullgraph=True, backend=compiler)):
-        leaf = student.detach().requires_grad_()
-        loss = called(leaf, *others)
-        results.append((loss.detach(), *torch.autograd.grad(loss, leaf)))
-    for eager, traced in zip(*results, strict=True):
-        torch.testing.assert_close(traced, eager, rtol=1e-5, atol=1e-6)
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @every_compiler
 @pytest.mark.parametrize("backend", ALL, indirect=True)
 def test_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
-    assert_compiles(functools.partial(afds_loss, backend=backend), compiler, *inputs("3x5"))
+    loss = functools.partial(afds_loss, backend=backend)
+    assert_compiles(loss, compiler, *inputs("3x5"), **TOLERANCE)
 
 
-# The layers are the same for every backend.
 @every_compiler
-@pytest.mark.parametrize(
-    "backend",
-    ["cpp", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL if name != "cpp")],
-    indirect=True,
-)
+@one_backend(ALL)
 def test_module_compiles_to_one_graph_with_the_same_result(backend: str, compiler: str) -> None:
     criterion = AFDSLoss((5, 3, 5), "se", backend=backend)
-    assert_compiles(criterion, compiler, *inputs("3x5")[:2])
+    assert_compiles(criterion, compiler, *inputs("3x5")[:2], **TOLERANCE)
 
 
 def test_compiles_with_dynamic_shapes() -> None:
